@@ -1,0 +1,1 @@
+"""Errors, argument checks and the optional-dependency gate. No mathematics lives here."""

@@ -1,0 +1,197 @@
+"""Image files: listing, reading to 8-bit tensors, and writing without ever leaving half a file."""
+
+import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from kdinpaint._core.checks import check_image, describe
+from kdinpaint._core.errors import ConfigError, DataError, ImageFileError, OutputError, ShapeError
+from kdinpaint.data.atomic import write_atomically
+
+__all__ = ["MAX_PIXELS", "list_images", "open_image", "read_image", "write_image"]
+
+PathLike = str | os.PathLike[str]
+
+MAX_PIXELS = 100_000_000
+_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+
+
+def list_images(root: PathLike) -> list[Path]:
+    """Every image file below a folder, links followed, in the order of the relative paths.
+
+    Files are recognised by suffix (bmp, jpeg, jpg, png, ppm, tif, tiff, webp, in any case); files and folders
+    whose name starts with a dot are ignored.
+
+    Args:
+        root: The folder.
+
+    Returns:
+        Paths that start with `root`, sorted by their POSIX path relative to it.
+
+    Raises:
+        DataError: `root` is missing, is no folder, cannot be listed or holds no image.
+    """
+    folder = Path(root)
+    if not folder.is_dir():
+        what = "is a file, not a folder" if folder.exists() else "does not exist"
+        raise DataError(f"{folder} {what}; expected a folder of images. Check the path.")
+    found: list[str] = []
+    others: list[str] = []
+    seen: set[str] = set()
+    for place, folders, files in os.walk(folder, followlinks=True, onerror=_refuse):
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in files:
+            if not name.startswith("."):
+                image = name.lower().endswith(_SUFFIXES)
+                (found if image else others).append(os.path.join(place, name))
+    if not found:
+        held = f"{len(others)} other files" if others else "no files"
+        example = f" (such as {os.path.relpath(min(others), folder)})" if others else ""
+        raise DataError(
+            f"{folder} holds no image but {held}{example}; expected files ending in {', '.join(_SUFFIXES)}."
+        )
+    return [Path(name) for name in sorted(found, key=lambda name: name.replace(os.sep, "/"))]
+
+
+def _refuse(error: OSError) -> None:
+    raise DataError(f"{error.filename} cannot be listed: {error.strerror}. Check its permissions.") from error
+
+
+@contextmanager
+def open_image(path: PathLike, *, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
+    """Open an image with its header read, its size checked and nothing decoded yet.
+
+    Args:
+        path: The file.
+        max_pixels: Larger images are refused.
+
+    Yields:
+        The Pillow image. Whatever goes wrong while it is used is reported as ImageFileError.
+
+    Raises:
+        ImageFileError: The file is missing, foreign, damaged or too large.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.width * image.height > max_pixels:
+                raise ImageFileError(
+                    f"{path} has {image.width} x {image.height} pixels, more than the limit of {max_pixels}. "
+                    f"If the file can be trusted, pass a larger max_pixels."
+                )
+            yield image
+    except ImageFileError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageFileError(
+            f"{path} is too large: {error} The limit here is {max_pixels} pixels; if the file can be "
+            f"trusted, raise PIL.Image.MAX_IMAGE_PIXELS as well."
+        ) from error
+    except Exception as error:  # Pillow's decoders raise almost anything on damaged files
+        raise ImageFileError(
+            f"{path} cannot be read as an image ({type(error).__name__}: {error}). "
+            f"Restore or remove the file."
+        ) from error
+
+
+def read_image(path: PathLike, *, channels: int = 3, max_pixels: int = MAX_PIXELS) -> Tensor:
+    """Read an image file as 8-bit colour or grey, upright.
+
+    The EXIF rotation is applied. Transparent images are laid over white. 16-bit grey is scaled, not clipped;
+    of 16-bit colour Pillow keeps the high byte. Float files must be in [0, 1]. Of several frames the first is
+    taken.
+
+    Args:
+        path: The file.
+        channels: 3 for RGB, 1 for grey (ITU-R 601 luma).
+        max_pixels: Larger images are refused before they are decoded.
+
+    Returns:
+        (channels, H, W), uint8.
+
+    Raises:
+        ImageFileError: The file is missing, foreign, truncated, too large, or its values have no known range.
+        ConfigError: `channels` is neither 1 nor 3.
+    """
+    check_channels(channels)
+    with open_image(path, max_pixels=max_pixels) as image:
+        ImageOps.exif_transpose(image, in_place=True)
+        levels = _eight_bit(image, channels)
+    return torch.from_numpy(levels).reshape(*levels.shape[:2], -1).permute(2, 0, 1).contiguous()
+
+
+def check_channels(channels: int) -> None:
+    """Raise ConfigError unless `channels` is 1 or 3."""
+    if channels not in (1, 3):
+        raise ConfigError(f"channels is {channels!r}; expected 3 (RGB) or 1 (grey).")
+
+
+def _eight_bit(image: Image.Image, channels: int) -> NDArray[np.uint8]:
+    if image.mode.startswith("I") or image.mode == "F":
+        values = np.asarray(image).astype(np.float64)
+        high = 1.0 if image.mode == "F" else 65535.0
+        low, top = values.min(), values.max()
+        if not (low >= 0 and top <= high):
+            raise ValueError(
+                f"mode {image.mode} holds values from {low:g} to {top:g}, expected 0 to {high:g}"
+            )
+        grey = np.floor(values * (255 / high) + 0.5).astype(np.uint8)
+        return grey if channels == 1 else np.repeat(grey[..., None], 3, axis=2)
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    return np.array(image.convert("L" if channels == 1 else "RGB"))
+
+
+def write_image(image: Tensor, path: PathLike) -> None:
+    """Write an image file, atomically: a failure leaves what was there before.
+
+    PNG and WebP are written without loss, JPEG at quality 95.
+
+    Args:
+        image: (1, H, W) or (3, H, W), uint8, or floating point in [0, 1] (rounded to 8 bit).
+        path: Ends in .png, .jpg, .jpeg or .webp; missing parent folders are created.
+
+    Raises:
+        ConfigError: Unknown suffix.
+        ShapeError: `image` has another shape or type.
+        RangeError: `image` is not finite or not in [0, 1].
+        OutputError: The file cannot be encoded or written.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in _FORMATS:
+        raise ConfigError(f"{path} ends in {suffix!r}; expected one of {', '.join(_FORMATS)}.")
+    is_image = isinstance(image, Tensor) and image.dim() == 3 and image.shape[0] in (1, 3)
+    if not is_image or not (image.dtype == torch.uint8 or image.is_floating_point()):
+        raise ShapeError(
+            f"image is {describe(image)}; expected (1, H, W) or (3, H, W), uint8, or float in [0, 1]."
+        )
+    image = image.detach()
+    if image.is_floating_point():
+        check_image(image[None], "image")
+        image = image.float().mul(255).round().clamp(0, 255).to(torch.uint8)
+    pixels = image.permute(1, 2, 0).cpu().numpy()
+    encoded = io.BytesIO()
+    try:
+        Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(
+            encoded, format=_FORMATS[suffix], quality=95, lossless=True
+        )
+    except (OSError, ValueError) as error:
+        raise OutputError(
+            f"{path} cannot be written: an image of {tuple(image.shape)} does not encode as "
+            f"{_FORMATS[suffix]} ({error})."
+        ) from error
+    write_atomically(path, encoded.getvalue())

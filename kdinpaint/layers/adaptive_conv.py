@@ -1,0 +1,177 @@
+"""AdaptiveConv2d: `adaptive_conv2d` with kernel and offsets generated from its own input."""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kdinpaint._core.checks import check_choice, check_feature, describe
+from kdinpaint._core.errors import ConfigError, ShapeError
+from kdinpaint.ops.adaptive_conv import Backend, adaptive_conv2d
+
+__all__ = ["AdaptiveConv2d", "Modulation"]
+
+Modulation = Literal["sigmoid", "linear", "softmax", "none"]
+
+
+class AdaptiveConv2d(nn.Module):
+    r"""Adaptive convolution, Eq. 4: a drop-in for `torch.nn.Conv2d` whose kernel and reach differ per pixel.
+
+    Two convolutions of the same geometry, zero when fresh, generate $V$ and $\Delta$ from the input; a fresh
+    module therefore equals `torch.nn.Conv2d` with the same weight. See `kdinpaint.adaptive_conv2d` for the
+    operation itself.
+
+    Args:
+        in_channels: C_in.
+        out_channels: C_out.
+        kernel_size: K, an int or (vertical, horizontal).
+        stride: As in `torch.nn.Conv2d`.
+        padding: As in `torch.nn.Conv2d`.
+        dilation: As in `torch.nn.Conv2d`.
+        bias: Learn a bias.
+        modulation: How V comes from the generator's output g: "sigmoid" 2 sigmoid(g), bounded and positive;
+            "linear" 1 + g; "softmax" K^2 softmax(g), whose sum is fixed; "none" V = 1.
+        max_offset: Largest offset in pixels (through tanh); no limit by default, as in Eq. 4.
+        condition_channels: Channels of an extra input that only the generators see, for example 1 for a mask.
+        backend: As in `kdinpaint.adaptive_conv2d`.
+        device: Of the parameters.
+        dtype: Of the parameters.
+
+    Shape:
+        (B, C_in, H, W) -> (B, C_out, H_out, W_out), sizes as for `torch.nn.Conv2d`.
+
+    Raises:
+        ConfigError: Unknown modulation or a negative `max_offset`.
+
+    Example:
+        >>> import torch
+        >>> from kdinpaint import AdaptiveConv2d
+        >>> AdaptiveConv2d(8, 16, 3, padding=1)(torch.randn(1, 8, 32, 32)).shape
+        torch.Size([1, 16, 32, 32])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] = 0,
+        dilation: int | tuple[int, int] = 1,
+        bias: bool = True,
+        *,
+        modulation: Modulation = "sigmoid",
+        max_offset: float | None = None,
+        condition_channels: int = 0,
+        backend: Backend = "auto",
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        check_choice(modulation, ("sigmoid", "linear", "softmax", "none"), "modulation")
+        if max_offset is not None and max_offset <= 0:
+            raise ConfigError(f"max_offset is {max_offset}; expected a positive number of pixels, or None.")
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.kernel_size = _pair(kernel_size)
+        self.stride = _pair(stride)
+        self.padding = _pair(padding)
+        self.dilation = _pair(dilation)
+        self.modulation: Modulation = modulation
+        self.max_offset = max_offset
+        self.condition_channels = condition_channels
+        self.backend: Backend = backend
+
+        self.weight = nn.Parameter(
+            torch.empty(out_channels, in_channels, *self.kernel_size, device=device, dtype=dtype)
+        )
+        self.bias = nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype)) if bias else None
+        taps = self.kernel_size[0] * self.kernel_size[1]
+
+        def generator(outputs: int) -> nn.Conv2d:
+            return nn.Conv2d(
+                in_channels + condition_channels,
+                outputs,
+                self.kernel_size,
+                self.stride,
+                self.padding,
+                self.dilation,
+                device=device,
+                dtype=dtype,
+            )
+
+        self.offset_conv = generator(2 * taps)
+        self.kernel_conv = None if modulation == "none" else generator(taps)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Initialise weight and bias as `torch.nn.Conv2d` does, and the generators to zero."""
+        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
+        if self.bias is not None:
+            bound = 1 / math.sqrt(self.weight[0].numel())
+            nn.init.uniform_(self.bias, -bound, bound)
+        for conv in (self.offset_conv, self.kernel_conv):
+            if conv is not None:
+                nn.init.zeros_(conv.weight)
+                nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+
+    def generate(self, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Offsets (B, 2K^2, H_out, W_out), in pixels, and kernel V (B, K^2, H_out, W_out) for an input."""
+        seen = x if condition is None else torch.cat([x, condition.to(x.dtype)], 1)
+        offset = self.offset_conv(seen).float() if x.dtype != torch.float64 else self.offset_conv(seen)
+        if self.max_offset is not None:
+            offset = self.max_offset * torch.tanh(offset / self.max_offset)
+        taps = offset.shape[1] // 2
+        if self.kernel_conv is None:
+            return offset, torch.ones_like(offset[:, :taps])
+        raw = self.kernel_conv(seen).to(offset.dtype)
+        if self.modulation == "sigmoid":
+            return offset, 2 * torch.sigmoid(raw)
+        if self.modulation == "linear":
+            return offset, 1 + raw
+        return offset, taps * F.softmax(raw, dim=1)
+
+    def forward(self, x: Tensor, region: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
+        """Apply the convolution.
+
+        Args:
+            x: (B, C_in, H, W).
+            region: (B, 1, H_out, W_out); the output is computed there only and exactly 0 elsewhere.
+            condition: (B, condition_channels, H, W), if the module was built with any.
+
+        Raises:
+            ShapeError: A shape does not fit the module.
+        """
+        check_feature(x, "x", channels=self.in_channels)
+        if (0 if condition is None else condition.shape[1]) != self.condition_channels:
+            raise ShapeError(
+                f"condition is {describe(condition)}; expected {self.condition_channels} channels, "
+                f"as the module was built with condition_channels={self.condition_channels}."
+            )
+        offset, kernel = self.generate(x, condition)
+        return adaptive_conv2d(
+            x,
+            self.weight,
+            offset,
+            kernel,
+            self.bias,
+            self.stride,
+            self.padding,
+            self.dilation,
+            region=region,
+            backend=self.backend,
+        )
+
+    def extra_repr(self) -> str:
+        """Constructor arguments that differ from the defaults."""
+        text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}"
+        for name, default in (("stride", (1, 1)), ("padding", (0, 0)), ("dilation", (1, 1))):
+            if getattr(self, name) != default:
+                text += f", {name}={getattr(self, name)}"
+        return text + f", modulation={self.modulation!r}"
+
+
+def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (value[0], value[1])

@@ -1,0 +1,144 @@
+"""Attention with an adaptive global-local structure, for the decoder."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kdinpaint._core.checks import check_choice, check_feature
+from kdinpaint.layers.adaptive_conv import AdaptiveConv2d
+from kdinpaint.ops.masks import resize_mask
+
+__all__ = ["AttentionFusion", "GlobalLocalAttention"]
+
+AttentionFusion = Literal["fuse", "sum", "concat", "attention", "local"]
+
+
+class GlobalLocalAttention(nn.Module):
+    r"""Attention over a low-resolution feature beside an adaptive local branch, fused per pixel.
+
+    Global: $r_{ij} = \mathrm{softmax}_j(Q_i^\top K_j / \sqrt{d})$, $y_G = \sum_j r_{ij} f_V(d_j)$. Local:
+    $y_L$, an adaptive convolution. Both are joined by a map $W \in [0, 1]^{1 \times H \times W}$ predicted from
+    the feature: $y = d + W\,y_G + (1 - W)\,y_L$, with $W = 1/2$ when fresh. The form follows the ICCV version
+    of the paper as far as it is public; the short paper names the structure only.
+
+    Args:
+        channels: Channels in and out.
+        key_channels: Width d of queries and keys; a quarter of `channels` by default.
+        fusion: "fuse" as above; "sum" d + y_G + y_L; "concat" d + conv1x1([y_G, y_L]); "attention" and
+            "local" use one branch alone.
+        known_keys: Let positions attend to known cells only (needs a mask).
+        scaled: Divide by sqrt(d).
+        max_keys: Keys and values of larger maps are average-pooled until at most this many are left, so that
+            cost grows linearly with the number of pixels.
+        device: Of the parameters.
+        dtype: Of the parameters.
+
+    Shape:
+        (B, C, H, W) -> (B, C, H, W)
+
+    Raises:
+        ConfigError: Unknown fusion.
+
+    Example:
+        >>> import torch
+        >>> from kdinpaint import GlobalLocalAttention
+        >>> GlobalLocalAttention(32)(torch.randn(1, 32, 16, 16)).shape
+        torch.Size([1, 32, 16, 16])
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        key_channels: int | None = None,
+        fusion: AttentionFusion = "fuse",
+        known_keys: bool = False,
+        scaled: bool = True,
+        max_keys: int = 1024,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        check_choice(fusion, ("fuse", "sum", "concat", "attention", "local"), "fusion")
+        keys = key_channels or max(channels // 4, 1)
+        self.channels = channels
+        self.fusion: AttentionFusion = fusion
+        self.known_keys = known_keys
+        self.max_keys = max_keys
+        self.scale = keys**-0.5 if scaled else 1.0
+
+        def pointwise(inputs: int, outputs: int) -> nn.Conv2d:
+            return nn.Conv2d(inputs, outputs, 1, device=device, dtype=dtype)
+
+        self.query = self.key = self.value = self.local = self.gate = self.join = None
+        if fusion != "local":
+            self.query = pointwise(channels, keys)
+            self.key = pointwise(channels, keys)
+            self.value = pointwise(channels, channels)
+        if fusion != "attention":
+            self.local = AdaptiveConv2d(channels, channels, 3, padding=1, device=device, dtype=dtype)
+        if fusion == "fuse":
+            self.gate = nn.Conv2d(channels, 1, 3, padding=1, device=device, dtype=dtype)
+            nn.init.zeros_(self.gate.weight)
+            nn.init.zeros_(self.gate.bias)  # type: ignore[arg-type]
+        if fusion == "concat":
+            self.join = pointwise(2 * channels, channels)
+
+    def attention(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Attention rows r (B, H*W, N) and values (B, N, C), N being the number of keys.
+
+        Args:
+            x: (B, C, H, W).
+            mask: (B, 1, H_m, W_m), 1 = hole; used with `known_keys`. Where no key is known all are used.
+        """
+        if self.query is None or self.key is None or self.value is None:
+            raise RuntimeError("fusion='local' has no attention branch")
+        source = _pool_to(x, self.max_keys)
+        query = self.query(x).flatten(2).transpose(1, 2)
+        key = self.key(source).flatten(2)
+        scores = query @ key * self.scale
+        if self.known_keys and mask is not None:
+            hole = resize_mask(mask, (source.shape[-2], source.shape[-1])).flatten(2) != 0
+            hole = hole & ~hole.all(-1, keepdim=True)
+            scores = scores.masked_fill(hole, -torch.inf)
+        return scores.softmax(-1), self.value(source).flatten(2).transpose(1, 2)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Apply the block.
+
+        Args:
+            x: (B, C, H, W).
+            mask: (B, 1, H_m, W_m), 1 = hole, from the feature's resolution upwards; only `known_keys` uses it.
+
+        Raises:
+            ShapeError: Shapes do not fit the block.
+        """
+        check_feature(x, "x", channels=self.channels)
+        far = near = None
+        if self.query is not None:
+            rows, values = self.attention(x, mask)
+            far = (rows @ values).transpose(1, 2).reshape(x.shape)
+        if self.local is not None:
+            near = self.local(x)
+        if far is None or near is None:
+            branch = near if far is None else far
+            assert branch is not None
+            return x + branch
+        if self.gate is not None:
+            weight = torch.sigmoid(self.gate(x))
+            return x + weight * far + (1 - weight) * near
+        if self.join is not None:
+            joined: Tensor = self.join(torch.cat([far, near], 1))
+            return x + joined
+        return x + far + near
+
+
+def _pool_to(x: Tensor, cells: int) -> Tensor:
+    """Average-pool until at most `cells` positions are left; x itself if it is small enough."""
+    height, width = x.shape[-2:]
+    factor = 1
+    while -(-height // factor) * -(-width // factor) > cells:
+        factor += 1
+    return x if factor == 1 else F.avg_pool2d(x, factor, ceil_mode=True, count_include_pad=False)

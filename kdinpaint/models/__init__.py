@@ -1,0 +1,18 @@
+"""Reference networks and their registry."""
+
+from kdinpaint.models.autoencoder import AutoEncoder
+from kdinpaint.models.cost import ModelCost, model_cost
+from kdinpaint.models.inpainting import InpaintingNet
+from kdinpaint.models.registry import create_model, list_models
+from kdinpaint.models.weights import load_model, save_model
+
+__all__ = [
+    "AutoEncoder",
+    "InpaintingNet",
+    "ModelCost",
+    "create_model",
+    "list_models",
+    "load_model",
+    "model_cost",
+    "save_model",
+]

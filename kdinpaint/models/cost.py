@@ -1,0 +1,47 @@
+"""What a model costs: parameters and multiply-accumulates."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
+
+__all__ = ["ModelCost", "model_cost"]
+
+
+@register_flop_formula(torch.ops.kdinpaint.gather_rows)  # type: ignore[untyped-decorator]
+def _gather_flops(index: Any, weight: Any, rows: Any, **_: Any) -> int:  # noqa: ANN401
+    return 2 * index[0] * index[1] * rows[1]
+
+
+@dataclass(frozen=True)
+class ModelCost:
+    """Cost of one forward pass.
+
+    Attributes:
+        parameters: Number of parameters.
+        gmac: Billions of multiply-accumulates of convolutions, matrix products and weighted gathers.
+    """
+
+    parameters: int
+    gmac: float
+
+
+def model_cost(model: nn.Module, *inputs: Tensor) -> ModelCost:
+    """Count parameters, and multiply-accumulates of one forward pass on the given inputs.
+
+    Example:
+        >>> import torch
+        >>> from kdinpaint.models import model_cost
+        >>> model_cost(torch.nn.Conv2d(1, 1, 3, bias=False), torch.rand(1, 1, 3, 3))
+        ModelCost(parameters=9, gmac=9e-09)
+    """
+    training = model.training
+    model.eval()
+    try:
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model(*inputs)
+    finally:
+        model.train(training)
+    return ModelCost(sum(p.numel() for p in model.parameters()), counter.get_total_flops() / 2e9)
