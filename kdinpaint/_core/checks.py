@@ -49,8 +49,8 @@ def check_feature(x: Tensor, name: str, *, channels: int | None = None) -> None:
         )
 
 
-def check_mask(mask: Tensor, like: Tensor | None = None, name: str = "mask") -> None:
-    """Raise ShapeError unless `mask` is (B, 1, H, W), of the batch and, if given, the size of `like`."""
+def check_mask(mask: Tensor, like: Tensor | None = None, name: str = "mask", *, same_size: bool = True) -> None:
+    """Raise ShapeError unless `mask` is (B, 1, H, W), of the batch and (with `same_size`) the size of `like`."""
     if torch.compiler.is_compiling():
         return
     if not isinstance(mask, Tensor) or mask.dim() != 4 or mask.shape[1] != 1:
@@ -63,7 +63,7 @@ def check_mask(mask: Tensor, like: Tensor | None = None, name: str = "mask") -> 
             f"{name} holds {mask.shape[0]} masks and the batch {like.shape[0]} images; expected one mask "
             f"per image. Use mask.expand({like.shape[0]}, -1, -1, -1) to share one."
         )
-    if like is not None and mask.shape[-2:] != like.shape[-2:]:
+    if like is not None and same_size and mask.shape[-2:] != like.shape[-2:]:
         raise ShapeError(
             f"{name} is {tuple(mask.shape[-2:])} and the image {tuple(like.shape[-2:])} (height, width); "
             f"expected equal sizes. Resize the mask with nearest-neighbour interpolation."

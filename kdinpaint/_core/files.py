@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kdinpaint._core.errors import OutputError
 
-__all__ = ["atomic_path", "make_folder", "write_text"]
+__all__ = ["atomic_path", "clear_leftovers", "make_folder", "write_text"]
 
 
 @contextlib.contextmanager
@@ -43,6 +43,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def clear_leftovers(path: Path) -> None:
+    """Remove what a process that was killed inside `atomic_path(path)` left beside `path`."""
+    for leftover in path.parent.glob(f".{path.name}.*"):
+        leftover.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -44,9 +44,7 @@ def demo_photos() -> DemoPhotos:
         DataError: The installed scikit-image holds none of the files for one side.
     """
     folder = Path(str(require("skimage", extra="demo").__file__)).parent / "data"
-    train, held_out = (
-        [folder / name for name in names if (folder / name).is_file()] for names in (_TRAIN, _HELD_OUT)
-    )
+    train, held_out = ([folder / name for name in names if (folder / name).is_file()] for names in (_TRAIN, _HELD_OUT))
     if not train or not held_out:
         raise DataError(
             f"{folder} holds {len(train)} photographs to train on and {len(held_out)} held out; expected "

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from kdinpaint._core.checks import check_image, describe
 from kdinpaint._core.errors import ConfigError, DataError, ImageFileError, OutputError, ShapeError
-from kdinpaint.data.atomic import write_atomically
+from kdinpaint._core.files import atomic_path
 
 __all__ = ["MAX_PIXELS", "list_images", "open_image", "read_image", "write_image"]
 
@@ -102,8 +102,7 @@ def open_image(path: PathLike, *, max_pixels: int = MAX_PIXELS) -> Iterator[Imag
         ) from error
     except Exception as error:  # Pillow's decoders raise almost anything on damaged files
         raise ImageFileError(
-            f"{path} cannot be read as an image ({type(error).__name__}: {error}). "
-            f"Restore or remove the file."
+            f"{path} cannot be read as an image ({type(error).__name__}: {error}). Restore or remove the file."
         ) from error
 
 
@@ -145,9 +144,7 @@ def _eight_bit(image: Image.Image, channels: int) -> NDArray[np.uint8]:
         high = 1.0 if image.mode == "F" else 65535.0
         low, top = values.min(), values.max()
         if not (low >= 0 and top <= high):
-            raise ValueError(
-                f"mode {image.mode} holds values from {low:g} to {top:g}, expected 0 to {high:g}"
-            )
+            raise ValueError(f"mode {image.mode} holds values from {low:g} to {top:g}, expected 0 to {high:g}")
         grey = np.floor(values * (255 / high) + 0.5).astype(np.uint8)
         return grey if channels == 1 else np.repeat(grey[..., None], 3, axis=2)
     if image.has_transparency_data:
@@ -176,9 +173,7 @@ def write_image(image: Tensor, path: PathLike) -> None:
         raise ConfigError(f"{path} ends in {suffix!r}; expected one of {', '.join(_FORMATS)}.")
     is_image = isinstance(image, Tensor) and image.dim() == 3 and image.shape[0] in (1, 3)
     if not is_image or not (image.dtype == torch.uint8 or image.is_floating_point()):
-        raise ShapeError(
-            f"image is {describe(image)}; expected (1, H, W) or (3, H, W), uint8, or float in [0, 1]."
-        )
+        raise ShapeError(f"image is {describe(image)}; expected (1, H, W) or (3, H, W), uint8, or float in [0, 1].")
     image = image.detach()
     if image.is_floating_point():
         check_image(image[None], "image")
@@ -194,4 +189,5 @@ def write_image(image: Tensor, path: PathLike) -> None:
             f"{path} cannot be written: an image of {tuple(image.shape)} does not encode as "
             f"{_FORMATS[suffix]} ({error})."
         ) from error
-    write_atomically(path, encoded.getvalue())
+    with atomic_path(Path(path)) as temporary:
+        temporary.write_bytes(encoded.getvalue())

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from kdinpaint._core.errors import DataError
-from kdinpaint.data.atomic import write_atomically
+from kdinpaint._core.files import write_text
 from kdinpaint.data.images import PathLike
 from kdinpaint.data.mask_files import MaskFolder
 from kdinpaint.data.mask_generator import MaskGenerator
@@ -134,7 +134,7 @@ class PairManifest:
             OutputError: The file cannot be written.
         """
         text = json.dumps({"version": _VERSION, "hash": self.hash, **self._content()}, indent=1)
-        write_atomically(path, (text + "\n").encode("ascii"))
+        write_text(Path(path), text + "\n")
 
     @classmethod
     def load(cls, path: PathLike) -> "PairManifest":
@@ -155,17 +155,13 @@ class PairManifest:
                 f"PairManifest.save writes."
             ) from error
         if version != _VERSION:
-            raise DataError(
-                f"{path} is a manifest of version {version!r}; expected {_VERSION}. Update kdinpaint."
-            )
+            raise DataError(f"{path} is a manifest of version {version!r}; expected {_VERSION}. Update kdinpaint.")
         try:
             entries = tuple(_entry(entry) for entry in content["entries"])
             manifest = cls(int(content["size"]), entries, str(content["description"]))
             recorded = content["hash"]
         except (KeyError, TypeError, ValueError) as error:
-            raise DataError(
-                f"{path} is damaged ({type(error).__name__}: {error}). Restore the file."
-            ) from error
+            raise DataError(f"{path} is damaged ({type(error).__name__}: {error}). Restore the file.") from error
         if manifest.hash != recorded:
             raise DataError(
                 f"{path} was changed after it was saved: its content has hash {manifest.hash[:12]}, the file "

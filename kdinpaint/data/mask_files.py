@@ -97,7 +97,7 @@ class MaskFolder:
             raise DataError(
                 f"{root}: it cannot be told whether white means hole or known. White covers {low:.0%} to "
                 f"{high:.0%} of the {count} masks looked at (median {middle:.0%}); {votes['hole']} of them "
-                f"say hole, {votes['known']} known. Pass what white means: polarity='hole' or polarity='known'."
+                f"say hole, {votes['known']} known. Say what white means: pass polarity='hole' or 'known'."
             )
         logging.getLogger("kdinpaint").info(
             "%s: white means %s, say %d of %d masks (median white share %.0f %%).",

@@ -49,8 +49,7 @@ class MaskGenerator:
         check_choice(self.kind, ("mixed", "strokes", "boxes"), "kind")
         if len(self.ratio) != 2 or not 0 < self.ratio[0] <= self.ratio[1] <= _LARGEST:
             raise ConfigError(
-                f"ratio is {self.ratio!r}; expected (smallest, largest) with "
-                f"0 < smallest <= largest <= {_LARGEST}."
+                f"ratio is {self.ratio!r}; expected (smallest, largest) with 0 < smallest <= largest <= {_LARGEST}."
             )
 
     def __call__(self, size: tuple[int, int], rng: np.random.Generator) -> Tensor:

@@ -102,7 +102,7 @@ def paint_boxes(hole: Hole, target: int, rng: np.random.Generator) -> None:
     missing = target - int(np.count_nonzero(hole))
     while missing > 0:
         extent = rng.uniform(_BOX_SIDE[0] * side, _BOX_SIDE[1] * side, 2)
-        corner = rng.uniform(0, np.array(hole.shape) - extent)
+        corner = rng.uniform(0, hole.shape) - extent / 2
         pivot = corner + extent * rng.uniform(0.25, 0.75, 2)
         part, gain = _scaled_box(hole, corner, extent, pivot, 1.0)
         if gain > missing - smallest:

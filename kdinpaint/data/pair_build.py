@@ -101,14 +101,12 @@ def _choose_masks(
         return
     ratios = np.array([float(masks.read(index, (size, size)).mean()) for index in range(len(masks))])
     members = [np.flatnonzero((ratios > low) & (ratios <= high)) for low, high in ranges]
-    empty = [
-        f"({low:g}, {high:g}]" for (low, high), found in zip(ranges, members, strict=True) if not len(found)
-    ]
+    empty = [f"({low:g}, {high:g}]" for (low, high), found in zip(ranges, members, strict=True) if not len(found)]
     if len(empty) == len(ranges):
         raise DataError(
             f"None of the {len(masks)} masks has a hole ratio in ({bins[0]:g}, {bins[-1]:g}] at {size} "
-            f"pixels: they range from {ratios.min():.3f} to {ratios.max():.3f}. Check their polarity, or pass "
-            f"other bins."
+            f"pixels: they range from {ratios.min():.3f} to {ratios.max():.3f}. Check their polarity, or "
+            f"pass other bins."
         )
     if empty:
         warnings.warn(
@@ -131,9 +129,7 @@ def _per_bin(per_bin: int | None, pairs: int | None, count: int) -> int:
     return each
 
 
-def _draw_within(
-    masks: MaskGenerator, size: int, low: float, high: float, rng: np.random.Generator
-) -> Tensor:
+def _draw_within(masks: MaskGenerator, size: int, low: float, high: float, rng: np.random.Generator) -> Tensor:
     for _ in range(_TRIES):
         mask = masks.draw((size, size), rng, float(rng.uniform(low, high)))
         if low < float(mask.double().mean()) <= high:

@@ -74,9 +74,7 @@ class PairEntry:
             with Image.open(io.BytesIO(base64.b64decode(self.mask, validate=True))) as png:
                 bits = np.array(png.convert("1"))
         except Exception as error:  # Pillow's decoders raise almost anything on damaged data
-            raise DataError(
-                f"The mask of {self.image} is damaged ({error}). Restore the manifest."
-            ) from error
+            raise DataError(f"The mask of {self.image} is damaged ({error}). Restore the manifest.") from error
         digest = hashlib.sha256(np.packbits(bits).tobytes()).hexdigest()
         if bits.shape != (size, size) or digest != self.mask_sha256:
             raise DataError(

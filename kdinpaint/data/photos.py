@@ -61,10 +61,7 @@ class PhotoFolder:
     ) -> None:
         check_channels(channels)
         check_choice(on_error, ("skip", "raise"), "on_error")
-        if isinstance(root, str | os.PathLike):
-            candidates = list_images(root)
-        else:
-            candidates = [Path(path) for path in root]
+        candidates = list_images(root) if isinstance(root, str | os.PathLike) else [Path(path) for path in root]
         if not candidates:
             raise DataError("The list of photographs is empty; expected at least one file.")
         self.channels = channels

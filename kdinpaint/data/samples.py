@@ -68,8 +68,8 @@ class TrainingSamples(Dataset[dict[str, Tensor]]):
     ) -> None:
         if size < 1 or length < 1 or seed < 0 or not 0 < min_window <= 1:
             raise ConfigError(
-                f"size={size}, length={length}, seed={seed}, min_window={min_window}; expected size and length "
-                f"of at least 1, a seed that is not negative, and min_window in (0, 1]."
+                f"size={size}, length={length}, seed={seed}, min_window={min_window}; expected size and "
+                f"length of at least 1, a seed that is not negative, and min_window in (0, 1]."
             )
         if len(photos) == 0:
             raise ConfigError("photos is empty; expected at least one photograph.")

@@ -97,14 +97,10 @@ class ChannelDistillLoss(nn.Module):
         self.mask_resize: MaskResize = mask_resize
         self.joint = joint
         self.predictors = nn.ModuleList(
-            TransferImportancePredictor(
-                c, floor=floor, temperature=temperature, pool=pool, device=device, dtype=dtype
-            )
+            TransferImportancePredictor(c, floor=floor, temperature=temperature, pool=pool, device=device, dtype=dtype)
             for c in (channels if importance == "learned" else ())
         )
-        self.scales = nn.ModuleList(
-            RunningStd(c, 0.01, device) for c in (channels if scale == "teacher_std" else ())
-        )
+        self.scales = nn.ModuleList(RunningStd(c, 0.01, device) for c in (channels if scale == "teacher_std" else ()))
 
     def observe(self, targets: Sequence[Tensor]) -> None:
         """Update the running scales; `forward` does so in training mode."""
@@ -132,9 +128,7 @@ class ChannelDistillLoss(nn.Module):
         share = len(self.channels) if self.reduction == "mean" else 1
         return [weight / share for weight in self.level_weights]
 
-    def _pair_distances(
-        self, students: Sequence[Tensor], targets: Sequence[Tensor], mask: Tensor
-    ) -> list[Tensor]:
+    def _pair_distances(self, students: Sequence[Tensor], targets: Sequence[Tensor], mask: Tensor) -> list[Tensor]:
         """Squared distances inside the hole, (B, C) a pair."""
         check_mask(mask)
         self._check_levels(targets)

@@ -52,7 +52,5 @@ def importance_health(weights: Sequence[Tensor], distances: Sequence[Tensor]) ->
         {"effective_share": in (0, 1], "correlation": in [-1, 1]}.
     """
     share = torch.stack([effective_channels(w) / w.shape[1] for w in weights]).mean()
-    correlation = torch.stack(
-        [importance_correlation(w, d) for w, d in zip(weights, distances, strict=True)]
-    ).mean()
+    correlation = torch.stack([importance_correlation(w, d) for w, d in zip(weights, distances, strict=True)]).mean()
     return {"effective_share": float(share), "correlation": float(correlation)}

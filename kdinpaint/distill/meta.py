@@ -9,13 +9,13 @@ from torch import Tensor
 
 from kdinpaint._core.checks import check_choice
 from kdinpaint._core.errors import ConfigError, ShapeError
+from kdinpaint.distill.health import importance_health
 
 __all__ = ["MetaLearner", "MetaMethod", "channel_alignment"]
 
 MetaMethod = Literal["align"]
 
 
-@torch.no_grad()
 def channel_alignment(
     distances: Callable[[], Sequence[Tensor]],
     parameters: Sequence[Tensor],
@@ -42,27 +42,39 @@ def channel_alignment(
     Returns:
         One (B, C) tensor a level, float32 or wider; None if v is zero or not finite.
     """
+    sides = _both_sides(distances, parameters, direction, epsilon)
+    return None if sides is None else _products(*sides)
+
+
+@torch.no_grad()
+def _both_sides(
+    distances: Callable[[], Sequence[Tensor]],
+    parameters: Sequence[Tensor],
+    direction: Sequence[Tensor | None],
+    epsilon: float,
+) -> tuple[list[Tensor], list[Tensor], float] | None:
+    """Distances at theta + e v and theta - e v, and e."""
     moved = [(p, v) for p, v in zip(parameters, direction, strict=True) if v is not None]
     norm = math.sqrt(sum(float(v.float().square().sum()) for _, v in moved))
-    if not moved or not math.isfinite(norm) or norm == 0:
+    if not math.isfinite(norm) or norm == 0:
         return None
     step = epsilon / norm
     saved = [p.clone() for p, _ in moved]
-    sides: list[Sequence[Tensor]] = []
-    device = moved[0][0].device.type
+    sides: list[list[Tensor]] = []
     try:
         for sign in (1, -1):
             for (parameter, v), origin in zip(moved, saved, strict=True):
                 parameter.copy_(origin).add_(v, alpha=sign * step)
-            with torch.autocast(device, enabled=False):
-                sides.append(distances())
+            with torch.autocast(moved[0][0].device.type, enabled=False):
+                sides.append([d.to(torch.promote_types(d.dtype, torch.float32)) for d in distances()])
     finally:
         for (parameter, _), origin in zip(moved, saved, strict=True):
             parameter.copy_(origin)
-    return [
-        (a.to(torch.promote_types(a.dtype, torch.float32)) - b) / (2 * step)
-        for a, b in zip(*sides, strict=True)
-    ]
+    return sides[0], sides[1], step
+
+
+def _products(plus: list[Tensor], minus: list[Tensor], step: float) -> list[Tensor]:
+    return [(a - b) / (2 * step) for a, b in zip(plus, minus, strict=True)]
 
 
 class MetaLearner:
@@ -105,13 +117,14 @@ class MetaLearner:
         >>> parameters = list(encoder.parameters())
         >>> v = torch.autograd.grad(task, parameters, retain_graph=True)
         >>> (task + 0.1 * cross([feature], teacher, mask)).backward()
-        >>> meta.step(
+        >>> health = meta.step(
         ...     parameters=parameters,
         ...     direction=v,
         ...     distances=lambda: cross.distances([encoder(image * (1 - mask))], teacher, mask),
         ...     importance=cross.importance(teacher, mask),
         ... )
-        True
+        >>> health["effective_share"]
+        1.0
     """
 
     def __init__(
@@ -147,7 +160,7 @@ class MetaLearner:
         distances: Callable[[], Sequence[Tensor]],
         importance: Sequence[Tensor],
         weights: Sequence[float] | None = None,
-    ) -> bool:
+    ) -> dict[str, float] | None:
         """Update the predictors once.
 
         Args:
@@ -159,14 +172,18 @@ class MetaLearner:
             weights: The factor with which each level enters the student's loss; 1 by default.
 
         Returns:
-            Whether an update was made: none is when the direction is zero or not finite.
+            Health of the importance before the update (see `kdinpaint.distill.importance_health`); None if no
+            update was made because the direction is zero or something is not finite.
 
         Raises:
             ShapeError: Distances and importance do not fit each other.
         """
-        products = channel_alignment(distances, parameters, direction, epsilon=self.epsilon)
-        if products is None or not all(bool(torch.isfinite(p).all()) for p in products):
-            return False
+        sides = _both_sides(distances, parameters, direction, self.epsilon)
+        if sides is None:
+            return None
+        products = _products(*sides)
+        if not all(bool(torch.isfinite(p).all()) for p in products):
+            return None
         factors = [1.0] * len(products) if weights is None else list(weights)
         shapes = [tuple(p.shape) for p in products], [tuple(r.shape) for r in importance]
         if shapes[0] != shapes[1] or len(factors) != len(products):
@@ -182,7 +199,7 @@ class MetaLearner:
         torch.autograd.backward(list(importance), cotangents, inputs=self.predictors)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return True
+        return importance_health(importance, [(a + b) / 2 for a, b in zip(*sides[:2], strict=True)])
 
     def state_dict(self) -> dict[str, Any]:
         """State of the optimiser; the predictors are saved with the losses that own them."""

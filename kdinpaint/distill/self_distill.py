@@ -127,8 +127,6 @@ class SelfDistillLoss(ChannelDistillLoss):
                 perturbs the student holds the targets fixed.
         """
         if not torch.compiler.is_compiling() and len(features) != len(self.aligners) + 1:
-            raise ShapeError(
-                f"got {len(features)} levels; this loss was built for {len(self.aligners) + 1}."
-            )
+            raise ShapeError(f"got {len(features)} levels; this loss was built for {len(self.aligners) + 1}.")
         aligned = [align(f) for align, f in zip(self.aligners, features[:-1], strict=True)]
         return self._pair_distances(aligned, self.targets(features) if targets is None else targets, mask)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdinpaint._core.checks import check_choice, check_feature, describe
+from kdinpaint._core.checks import check_choice, check_feature
 from kdinpaint._core.errors import ConfigError, ShapeError
 from kdinpaint.ops.adaptive_conv import Backend, adaptive_conv2d
 
@@ -145,11 +145,7 @@ class AdaptiveConv2d(nn.Module):
             ShapeError: A shape does not fit the module.
         """
         check_feature(x, "x", channels=self.in_channels)
-        if (0 if condition is None else condition.shape[1]) != self.condition_channels:
-            raise ShapeError(
-                f"condition is {describe(condition)}; expected {self.condition_channels} channels, "
-                f"as the module was built with condition_channels={self.condition_channels}."
-            )
+        self._check_condition(x, condition)
         offset, kernel = self.generate(x, condition)
         return adaptive_conv2d(
             x,
@@ -163,6 +159,17 @@ class AdaptiveConv2d(nn.Module):
             region=region,
             backend=self.backend,
         )
+
+    def _check_condition(self, x: Tensor, condition: Tensor | None) -> None:
+        if torch.compiler.is_compiling():
+            return
+        expected = (x.shape[0], self.condition_channels, *x.shape[-2:]) if self.condition_channels else None
+        given = None if condition is None else tuple(condition.shape)
+        if given != expected:
+            raise ShapeError(
+                f"condition has shape {given}; expected {expected}, as the module was built with "
+                f"condition_channels={self.condition_channels} and x is {tuple(x.shape)}."
+            )
 
     def extra_repr(self) -> str:
         """Constructor arguments that differ from the defaults."""

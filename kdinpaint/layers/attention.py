@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdinpaint._core.checks import check_choice, check_feature
+from kdinpaint._core.checks import check_choice, check_feature, check_mask
+from kdinpaint._core.errors import ConfigError
 from kdinpaint.layers.adaptive_conv import AdaptiveConv2d
 from kdinpaint.ops.masks import resize_mask
 
@@ -39,7 +40,7 @@ class GlobalLocalAttention(nn.Module):
         (B, C, H, W) -> (B, C, H, W)
 
     Raises:
-        ConfigError: Unknown fusion.
+        ConfigError: Unknown fusion, or `max_keys` below 1.
 
     Example:
         >>> import torch
@@ -62,6 +63,8 @@ class GlobalLocalAttention(nn.Module):
     ) -> None:
         super().__init__()
         check_choice(fusion, ("fuse", "sum", "concat", "attention", "local"), "fusion")
+        if max_keys < 1:
+            raise ConfigError(f"max_keys is {max_keys}; expected at least 1.")
         keys = key_channels or max(channels // 4, 1)
         self.channels = channels
         self.fusion: AttentionFusion = fusion
@@ -100,6 +103,7 @@ class GlobalLocalAttention(nn.Module):
         key = self.key(source).flatten(2)
         scores = query @ key * self.scale
         if self.known_keys and mask is not None:
+            check_mask(mask, x, same_size=False)
             hole = resize_mask(mask, (source.shape[-2], source.shape[-1])).flatten(2) != 0
             hole = hole & ~hole.all(-1, keepdim=True)
             scores = scores.masked_fill(hole, -torch.inf)

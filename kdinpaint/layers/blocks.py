@@ -1,5 +1,8 @@
-"""Plain convolution blocks that encoder, decoder, fillers and aligners share. No normalisation anywhere:
-instance and group statistics would carry the hole into known cells, and batch statistics break replays."""
+"""Plain convolution blocks that encoder, decoder, fillers and aligners share.
+
+None normalises: instance and group statistics would carry the hole into known cells, batch statistics
+would break exact replays.
+"""
 
 import torch
 from torch import Tensor, nn
@@ -37,9 +40,7 @@ def downsampling_conv(
     if stride != 1 and (stride < 1 or stride % 2):
         raise ConfigError(f"stride is {stride}; expected 1 or an even number.")
     kernel, padding = (3, 1) if stride == 1 else (2 * stride, stride // 2)
-    return nn.Conv2d(
-        in_channels, out_channels, kernel, stride, padding, bias=bias, device=device, dtype=dtype
-    )
+    return nn.Conv2d(in_channels, out_channels, kernel, stride, padding, bias=bias, device=device, dtype=dtype)
 
 
 class ResidualBlock(nn.Module):
@@ -64,12 +65,8 @@ class ResidualBlock(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(
-            channels, channels, 3, padding=dilation, dilation=dilation, device=device, dtype=dtype
-        )
-        self.conv2 = nn.Conv2d(
-            channels, channels, 3, padding=dilation, dilation=dilation, device=device, dtype=dtype
-        )
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=dilation, dilation=dilation, device=device, dtype=dtype)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=dilation, dilation=dilation, device=device, dtype=dtype)
         self.act = nn.LeakyReLU(0.2)
 
     def forward(self, x: Tensor) -> Tensor:

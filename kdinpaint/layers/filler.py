@@ -119,7 +119,7 @@ class FillerBlock(nn.Module):
             ShapeError: Shapes do not fit the block, or the mask is smaller than the output.
         """
         check_feature(x, "x", channels=self.in_channels)
-        check_mask(mask)
+        check_mask(mask, x, same_size=False)
         hidden = self.act(self.entry(x))
         hole = resize_mask(mask, (hidden.shape[-2], hidden.shape[-1])).to(hidden.dtype)
         filled = self.act(self._convolve(self.conv1, hidden, hole, region=None))

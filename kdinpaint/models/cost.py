@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
 __all__ = ["ModelCost", "model_cost"]
 
 
-@register_flop_formula(torch.ops.kdinpaint.gather_rows)  # type: ignore[untyped-decorator]
+@register_flop_formula(torch.ops.kdinpaint.gather_rows)
 def _gather_flops(index: Any, weight: Any, rows: Any, **_: Any) -> int:  # noqa: ANN401
     return 2 * index[0] * index[1] * rows[1]
 

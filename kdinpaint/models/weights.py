@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -36,7 +36,7 @@ def save_model(model: AutoEncoder | InpaintingNet, folder: str | Path) -> None:
     make_folder(folder)
     with atomic_path(folder / _WEIGHTS) as path:
         save_file({k: v.contiguous() for k, v in model.state_dict().items()}, path, metadata={"format": "pt"})
-    options = dict(model._hub_mixin_config or {})  # type: ignore[call-overload]
+    options = cast("dict[str, Any]", model._hub_mixin_config)
     config = {"model": type(model).__name__} | {k: v for k, v in options.items() if k not in ("device", "dtype")}
     write_text(folder / _CONFIG, json.dumps(config, indent=2, sort_keys=True))
 

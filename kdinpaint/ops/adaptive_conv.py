@@ -189,9 +189,7 @@ def _check(
     check_feature(input, "input", channels=weight.shape[1])
     size = tuple(
         math.floor((n + 2 * p - d * (k - 1) - 1) / s) + 1
-        for n, p, d, k, s in zip(
-            input.shape[-2:], padding, dilation, weight.shape[-2:], stride, strict=True
-        )
+        for n, p, d, k, s in zip(input.shape[-2:], padding, dilation, weight.shape[-2:], stride, strict=True)
     )
     if min(size) < 1:
         raise ShapeError(

@@ -39,25 +39,26 @@ def resize_mask(mask: Tensor, size: tuple[int, int], *, mode: MaskResize = "max"
     """Bring a mask to the resolution of a feature level.
 
     With "max", the default, 2x2 max-pooling (last odd row and column kept) is repeated as long as it does not
-    pass the target; what is left is covered by adaptive max-pooling. No hole pixel is lost, and levels made
-    from one mask are nested: at 256 pixels "nearest" keeps 29 % of a 3-pixel stroke at 1/8 resolution.
+    pass the target; what is left is covered by adaptive max-pooling, and so is a step from 3 cells to 2, because
+    networks that round sizes up and down put the second cell at different places. No hole pixel is lost, and
+    levels made from one mask are nested: at 256 pixels "nearest" keeps 29 % of a 3-pixel stroke at 1/8 resolution.
 
     Args:
         mask: (B, 1, H, W), 1 = hole, float or bool.
-        size: Target (h, w), at most (H, W).
+        size: Target (h, w), from (1, 1) to (H, W).
         mode: "max"; "nearest"; or "area" (hole where more than half of the cell is).
 
     Returns:
         (B, 1, h, w), of the dtype of `mask`, binary if `mask` is.
 
     Raises:
-        ShapeError: `mask` is not (B, 1, H, W), or smaller than `size`.
+        ShapeError: `mask` is not (B, 1, H, W), or smaller than `size`, or `size` is empty.
         ConfigError: Unknown mode.
     """
     check_mask(mask)
     check_choice(mode, ("max", "nearest", "area"), "mode")
     height, width = mask.shape[-2:]
-    if size[0] > height or size[1] > width:
+    if not (1 <= size[0] <= height and 1 <= size[1] <= width):
         raise ShapeError(
             f"mask is {(height, width)} and the level {tuple(size)}; a mask can only be reduced. "
             f"Pass the mask at full image size."
@@ -68,18 +69,18 @@ def resize_mask(mask: Tensor, size: tuple[int, int], *, mode: MaskResize = "max"
     elif mode == "area":
         pooled = (F.adaptive_avg_pool2d(pooled, size) > 0.5).to(pooled.dtype)
     else:
-        while (pooled.shape[-2] + 1) // 2 >= size[0] and (pooled.shape[-1] + 1) // 2 >= size[1]:
-            if tuple(pooled.shape[-2:]) == tuple(size):
-                break
+        while tuple(pooled.shape[-2:]) != tuple(size) and all(map(_can_halve, pooled.shape[-2:], size)):
             pooled = F.max_pool2d(pooled, 2, ceil_mode=True)
         if tuple(pooled.shape[-2:]) != tuple(size):
             pooled = F.adaptive_max_pool2d(pooled, size)
     return pooled.to(mask.dtype)
 
 
-def mask_pyramid(
-    mask: Tensor, sizes: Sequence[tuple[int, int]], *, mode: MaskResize = "max"
-) -> list[Tensor]:
+def _can_halve(cells: int, target: int) -> bool:
+    return (cells + 1) // 2 >= target and (cells, target) != (3, 2)
+
+
+def mask_pyramid(mask: Tensor, sizes: Sequence[tuple[int, int]], *, mode: MaskResize = "max") -> list[Tensor]:
     """The mask at every feature level: M_l of Eq. 1 to 3.
 
     Args:

@@ -1,5 +1,6 @@
 """Masked means that stay finite on empty holes, and weighted channel sums."""
 
+import torch
 from torch import Tensor
 
 from kdinpaint._core.checks import check_feature, check_mask, describe
@@ -11,20 +12,23 @@ __all__ = ["masked_channel_mean", "weighted_channel_sum"]
 def masked_channel_mean(values: Tensor, mask: Tensor) -> Tensor:
     """Mean over the cells of the mask, per sample and channel; 0 where the mask is empty.
 
+    Sums are taken in float32 at least: in float16 the number of cells alone is infinite from 256 x 256 on.
+
     Args:
         values: (B, C, H, W).
         mask: (B, 1, H, W), float or bool.
 
     Returns:
-        (B, C). An empty mask gives 0 with zero gradient, without a data-dependent branch.
+        (B, C), float32 or wider. An empty mask gives 0 with zero gradient, without a data-dependent branch.
 
     Raises:
         ShapeError: Shapes do not fit each other.
     """
     check_feature(values, "values")
     check_mask(mask, values)
+    wide = torch.promote_types(values.dtype, torch.float32)
     mask = mask.to(values.dtype)
-    return (values * mask).sum((-2, -1)) / mask.sum((-2, -1)).clamp_min(1.0)
+    return (values * mask).sum((-2, -1), dtype=wide) / mask.sum((-2, -1), dtype=wide).clamp_min(1.0)
 
 
 def weighted_channel_sum(weights: Tensor, distances: Tensor) -> Tensor:

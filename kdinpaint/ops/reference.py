@@ -15,9 +15,7 @@ def _bilinear(image: Tensor, y: Tensor, x: Tensor) -> Tensor:
     for row, row_weight in ((y0, y0 + 1 - y), (y0 + 1, y - y0)):
         for column, column_weight in ((x0, x0 + 1 - x), (x0 + 1, x - x0)):
             inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-            rows, columns = (
-                torch.where(inside, v, torch.zeros_like(v)).long() for v in (row, column)
-            )
+            rows, columns = (torch.where(inside, v, torch.zeros_like(v)).long() for v in (row, column))
             value = image[which, :, rows, columns].permute(0, 3, 1, 2)
             total = total + torch.where(inside, row_weight * column_weight, 0.0)[:, None] * value
     return torch.as_tensor(total)

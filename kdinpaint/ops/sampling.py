@@ -74,13 +74,12 @@ def sampling_table(
         moved, scale = moved[flat], scale[flat]
 
     tap = torch.arange(taps, device=device)
-    base_y = (flat // out_width % out_height * stride[0] - padding[0])[:, None] + (
-        tap // kernel_size[1] * dilation[0]
-    )
+    base_y = (flat // out_width % out_height * stride[0] - padding[0])[:, None] + (tap // kernel_size[1] * dilation[0])
     base_x = (flat % out_width * stride[1] - padding[1])[:, None] + tap % kernel_size[1] * dilation[1]
-    # Beyond one cell outside the image every sample is zero: clamping there keeps the integers small.
-    y = (base_y.to(dtype) + moved[..., 0]).clamp(-1, height)
-    x = (base_x.to(dtype) + moved[..., 1]).clamp(-1, width)
+    # Below -1 and from H (W) on every sample is zero: clamping there keeps the integers small. Not at -1 itself,
+    # where an unmoved tap of the first row lies and the derivative towards the image, which clamp would cut, is due.
+    y = (base_y.to(dtype) + moved[..., 0]).clamp(-2, height)
+    x = (base_x.to(dtype) + moved[..., 1]).clamp(-2, width)
 
     y_floor, x_floor = y.detach().floor(), x.detach().floor()
     down, right = y - y_floor, x - x_floor

@@ -1,0 +1,50 @@
+"""`kdinpaint COMMAND`: dispatch, and errors as one readable line."""
+
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from kdinpaint._core.errors import KDInpaintError
+from kdinpaint._core.optional import require
+
+__all__ = ["main"]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command.
+
+    Exits with 0 when it succeeds, 2 for anything the user can mend, 130 after Ctrl-C.
+
+    Args:
+        arguments: Instead of those of the process.
+    """
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning  # type: ignore[assignment]
+        try:
+            require("tyro", extra="train").extras.subcommand_cli_from_dict(
+                _commands(), prog="kdinpaint", description="Distillation-guided image inpainting.", args=arguments
+            )
+        except KeyboardInterrupt:
+            print("\nStopped. What was done is on disk; the same command goes on from there.", file=sys.stderr)
+            sys.exit(130)
+        except KDInpaintError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+
+
+def _commands() -> dict[str, Callable[..., Any]]:
+    # Imported here, so that `kdinpaint` without the extra says what to install.
+    from kdinpaint.cli import demo, evaluate, inpaint, train
+
+    return {
+        "demo": demo.command,
+        "train": train.command,
+        "evaluate": evaluate.command,
+        "inpaint": inpaint.command,
+    }
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *details: Any) -> None:  # noqa: ANN401
+    """A warning as one line, without the source position that only developers need."""
+    print(f"warning: {message}", file=sys.stderr)

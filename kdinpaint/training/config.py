@@ -1,0 +1,167 @@
+"""Typed configurations. The command line is made from them, and every run folder keeps its own.
+
+Defaults follow the decision table of the documentation; where the paper is silent the choice is ours.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+__all__ = [
+    "DataConfig",
+    "DistillConfig",
+    "EvaluationConfig",
+    "LossConfig",
+    "OptimConfig",
+    "RuntimeConfig",
+    "StudentConfig",
+    "TeacherConfig",
+    "TrainConfig",
+]
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What the networks see."""
+
+    size: int = 128
+    """Side of the square training crops, pixels."""
+    channels: Literal[1, 3] = 3
+    """1 trains on grey photos, 3 on colour."""
+    min_window: float = 0.5
+    """Smallest window that is cut from a photo and resized, as a share of its shorter side."""
+    holes: Literal["mixed", "strokes", "boxes"] = "mixed"
+    """Shapes of the generated training masks."""
+    hole_ratio: tuple[float, float] = (0.01, 0.6)
+    """Range of the share of hole pixels."""
+    on_error: Literal["skip", "raise"] = "skip"
+    """What to do with photos that cannot be read or are smaller than the crop."""
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """How one network is optimised."""
+
+    steps: int = 20_000
+    """Optimiser steps."""
+    batch: int = 8
+    """Images a step."""
+    lr: float = 2e-4
+    """Learning rate of Adam; the paper's 1e-4 is for 400,000 steps and more."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """Learning rate over time; cosine ends at a tenth."""
+    offset_lr_scale: float = 1.0
+    """Factor on the learning rate of the convolutions that generate offsets."""
+    clip_norm: float | None = 1.0
+    """Largest gradient norm, or None."""
+    ema_decay: float = 0.999
+    """Decay of the averaged weights that are evaluated and kept; it warms up, so short runs average less."""
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """The inpainting loss: L1 on the raw prediction, each part averaged over its own area."""
+
+    known: float = 1.0
+    """Weight of the known pixels."""
+    hole: float = 6.0
+    """Weight of the hole pixels."""
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """Supervision of the student's encoder."""
+
+    cross: float = 0.1
+    """Weight of cross distillation (Eq. 1); 0 switches it off."""
+    self_distill: float = 0.1
+    """Weight of self distillation (Eq. 2); 0 switches it off."""
+    importance: Literal["meta", "uniform", "joint"] = "meta"
+    """Channel weights: meta-learned; 1/C; or trained with the loss itself, which collapses (an ablation)."""
+    scale: Literal["teacher_std", "none"] = "teacher_std"
+    """Divide features by the running per-channel deviation of the target."""
+    reduction: Literal["mean", "sum"] = "mean"
+    """Average over hole cells, or the sum of the equations as printed."""
+    mask_resize: Literal["max", "nearest", "area"] = "max"
+    """How the mask reaches the resolution of a level."""
+    self_ramp: float = 0.2
+    """Self distillation grows from 0 to its weight over this share of the steps: deep features start as noise."""
+    off_last: float = 0.0
+    """Share of the steps, at the end, without distillation."""
+    detach_target: bool = True
+    """Keep self distillation from pulling the deeper features down."""
+    floor: float = 0.1
+    """Part of the channel weights that is spread evenly."""
+    temperature: float = 1.0
+    """Of the softmax over channels."""
+    pool: Literal["all", "hole"] = "all"
+    """Cells that an importance predictor averages over."""
+    meta_every: int = 10
+    """Steps from one update of the importance predictors to the next."""
+    meta_lr: float = 1e-3
+    """Their learning rate; 1e-4 for runs of 20,000 steps and more."""
+    meta_weight_decay: float = 1e-4
+    """Their weight decay."""
+
+
+@dataclass(frozen=True)
+class TeacherConfig:
+    """The autoencoder that sees intact images."""
+
+    optim: OptimConfig = OptimConfig(steps=10_000)
+    weights: Path | None = None
+    """Use this trained autoencoder (a folder) instead of training one."""
+
+
+@dataclass(frozen=True)
+class StudentConfig:
+    """The inpainting network."""
+
+    optim: OptimConfig = OptimConfig(steps=20_000)
+    init: Literal["teacher", "scratch"] = "teacher"
+    """Start the encoder from the teacher's, or from random weights."""
+    loss: LossConfig = LossConfig()
+    distill: DistillConfig = DistillConfig()
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """What is measured at the end."""
+
+    photos: Path | None = None
+    """Held-out photos; without them every twentieth training photo is kept out of training and used."""
+    per_bin: int = 50
+    """Image-mask pairs in each hole-ratio bin."""
+
+
+@dataclass(frozen=True)
+class RuntimeConfig:
+    """Choices that change how fast a run goes and what it says, not what it computes."""
+
+    device: Literal["auto", "cpu"] = "auto"
+    """cpu keeps off a GPU."""
+    workers: int = 0
+    """Processes that prepare training samples."""
+    checkpoint_every: int = 250
+    """Steps between checkpoints."""
+    log_every: int = 10
+    """Steps between points in the TensorBoard log."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Train a teacher and a student on a folder of photos, evaluate the student, write it all to a run folder."""
+
+    photos: Path
+    """Folder of training photos, searched recursively."""
+    out: Path
+    """Run folder. If it holds an unfinished run of the same configuration, that goes on."""
+    model: str = "kdinpaint_small"
+    """A student of `kdinpaint.list_models()`; its teacher is the autoencoder of the same widths."""
+    seed: int = 0
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    data: DataConfig = DataConfig()
+    teacher: TeacherConfig = TeacherConfig()
+    student: StudentConfig = StudentConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)

@@ -1,0 +1,118 @@
+"""Measure models on a frozen list of pairs."""
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from kdinpaint.data import ManifestPairs
+from kdinpaint.metrics import RatioTable, measure
+from kdinpaint.models import InpaintingNet, model_cost
+
+__all__ = ["evaluate_model", "evaluate_models", "predict_pairs"]
+
+
+@torch.inference_mode()
+def predict_pairs(
+    model: InpaintingNet, pairs: ManifestPairs, *, batch: int = 16, label: str | None = None
+) -> Iterator[tuple[dict[str, Any], Tensor]]:
+    """Run a model over all pairs.
+
+    Args:
+        model: In any mode; it runs in eval mode, where it is, and is put back.
+        pairs: From `PairManifest.pairs`.
+        batch: Pairs at a time.
+        label: Text of a progress bar, or None for no bar.
+
+    Yields:
+        The batch (image, mask, ratio, name) on the CPU and the raw prediction (B, C, H, W) on the CPU.
+    """
+    parameter = next(model.parameters())
+    training = model.training
+    model.eval()
+    try:
+        for item in tqdm(
+            DataLoader(pairs, batch_size=batch), desc=label, disable=label is None, unit="batch", leave=False
+        ):
+            image = item["image"].to(parameter.device, parameter.dtype)
+            yield item, model(image, item["mask"].to(image)).float().cpu()
+    finally:
+        model.train(training)
+
+
+def evaluate_model(
+    model: InpaintingNet,
+    pairs: ManifestPairs,
+    *,
+    protocol: str = "default",
+    batch: int = 16,
+    label: str | None = None,
+) -> RatioTable:
+    """Metrics of every pair, by hole ratio.
+
+    Args:
+        model: The model.
+        pairs: From `PairManifest.pairs`.
+        protocol: See `kdinpaint.metrics.measure`.
+        batch: Pairs at a time.
+        label: Text of a progress bar, or None for no bar.
+    """
+    table = RatioTable()
+    for item, prediction in predict_pairs(model, pairs, batch=batch, label=label):
+        table.add(item["ratio"], measure(prediction, item["image"], item["mask"], protocol=protocol))
+    return table
+
+
+def evaluate_models(
+    models: Mapping[str, InpaintingNet], pairs: ManifestPairs, *, size: int, protocol: str = "default"
+) -> dict[str, dict[str, Any]]:
+    """Evaluate several models on the same pairs.
+
+    Args:
+        models: By name.
+        pairs: From `PairManifest.pairs`.
+        size: Side of the images, for the cost of one.
+        protocol: See `kdinpaint.metrics.measure`.
+
+    Returns:
+        For each model its metrics per bin and overall, every pair's values, parameters, GMAC and milliseconds
+        for one image of that size.
+    """
+    results = {}
+    for name, model in models.items():
+        table = evaluate_model(model, pairs, protocol=protocol, label=f"evaluate {name}")
+        cost = model_cost(model, *_example(model, size))
+        results[name] = {
+            **table.summary(),
+            "records": table.records,
+            "parameters": cost.parameters,
+            "gmac": cost.gmac,
+            "milliseconds": _milliseconds(model, size),
+        }
+    return results
+
+
+def _example(model: InpaintingNet, size: int) -> tuple[Tensor, Tensor]:
+    parameter = next(model.parameters())
+    image = torch.full((1, model.in_channels, size, size), 0.5, device=parameter.device, dtype=parameter.dtype)
+    mask = torch.zeros_like(image[:, :1])
+    mask[..., size // 4 : size * 3 // 4, size // 4 : size * 3 // 4] = 1
+    return image, mask
+
+
+@torch.inference_mode()
+def _milliseconds(model: InpaintingNet, size: int, repeats: int = 5) -> float:
+    """Best of a few runs; indicative only, comparisons are the benchmarks' business."""
+    example = _example(model, size)
+    times = []
+    for _ in range(repeats + 1):
+        began = time.perf_counter()
+        model(*example)
+        if example[0].is_cuda:
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - began)
+    return 1000 * min(times[1:])

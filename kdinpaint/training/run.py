@@ -1,0 +1,214 @@
+"""A run: one folder, one set of photos, the stages that are trained there and what is measured at the end."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdinpaint._core.errors import ConfigError, DataError
+from kdinpaint._core.files import make_folder, write_text
+from kdinpaint.data import MaskGenerator, PairManifest, PhotoFolder, TrainingSamples
+from kdinpaint.models import AutoEncoder, InpaintingNet
+from kdinpaint.training.config import DataConfig, OptimConfig, RuntimeConfig, StudentConfig
+from kdinpaint.training.engine import Stage, make_accelerator
+from kdinpaint.training.environment import environment
+from kdinpaint.training.evaluation import evaluate_models
+from kdinpaint.training.objectives import ExtraLoss, Objective, StudentObjective, TeacherObjective
+
+__all__ = ["Run", "config_dict"]
+
+
+def config_dict(config: Any) -> dict[str, Any]:  # noqa: ANN401 - any dataclass
+    """A configuration as plain JSON values, without what does not change results."""
+    plain = json.loads(json.dumps(dataclasses.asdict(config), default=str))
+    for name in ("runtime", "out"):
+        plain.pop(name, None)
+    return cast("dict[str, Any]", plain)
+
+
+class Run:
+    """Owns a run folder. A folder belongs to one configuration and one set of photos for ever.
+
+    Args:
+        folder: Where everything goes; made if missing.
+        config: The whole configuration, written to `config.json` and compared when the folder is used again.
+        data: What the networks see.
+        runtime: What does not change results.
+        seed: Of weights, data order and masks.
+        mixed_precision: "no", "bf16" or "fp16".
+        photos: Training photos.
+        held_out: Photos for evaluation.
+
+    Raises:
+        ConfigError: The folder holds a run of another configuration or other photos.
+        OutputError: The folder cannot be written.
+        DataError: No usable photos.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        config: dict[str, Any],
+        data: DataConfig,
+        runtime: RuntimeConfig,
+        seed: int,
+        mixed_precision: str,
+        photos: Sequence[Path],
+        held_out: Sequence[Path],
+    ) -> None:
+        self.folder = folder
+        self.data = data
+        self.runtime = runtime
+        self.seed = seed
+        self.held_out = list(held_out)
+        self.photos = PhotoFolder(list(photos), channels=data.channels, min_size=data.size, on_error=data.on_error)
+        self._claim({**config, "photos_sha256": _fingerprint(photos), "held_out_sha256": _fingerprint(held_out)})
+        self.accelerator = make_accelerator(runtime, mixed_precision, folder / "tensorboard")
+        self.seconds: dict[str, float] = {}
+
+    def _claim(self, content: dict[str, Any]) -> None:
+        """Write the configuration, or compare with the one that is there."""
+        path = self.folder / "config.json"
+        if not path.exists():
+            make_folder(self.folder)
+            foreign = sorted(p.name for p in self.folder.iterdir() if not p.name.startswith("."))
+            if foreign:
+                raise ConfigError(
+                    f"{self.folder} is not empty ({', '.join(foreign[:5])}) and not a run folder; choose another."
+                )
+            write_text(path, json.dumps(content, indent=2) + "\n")
+            return
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{path} cannot be read ({error}); restore it, or use another folder.") from error
+        changed = [
+            f"{name} was {old!r}, now {new!r}"
+            for name, old, new in _differences(before, content)
+            if not name.endswith("photos")  # where they lie does not matter, what they are does
+        ]
+        if changed:
+            raise ConfigError(
+                f"{self.folder} belongs to another run: {'; '.join(changed[:6])}. Its results are untouched; "
+                f"repeat its options to go on with it, or choose another folder."
+            )
+
+    def samples(self, optim: OptimConfig, *, masks: bool) -> TrainingSamples:
+        """The stream of training samples: number i is the same for every stage, student and restart."""
+        generator = MaskGenerator(self.data.holes, ratio=self.data.hole_ratio)
+        return TrainingSamples(
+            self.photos,
+            generator if masks else _no_hole,
+            size=self.data.size,
+            seed=self.seed,
+            length=optim.steps * optim.batch,
+            min_window=self.data.min_window,
+        )
+
+    def train_teacher(self, net: AutoEncoder, optim: OptimConfig) -> AutoEncoder:
+        """Train, or finish training, the teacher; returns averaged weights."""
+        return cast(AutoEncoder, self._train("teacher", TeacherObjective(net), optim, masks=False))
+
+    def train_student(
+        self,
+        name: str,
+        net: InpaintingNet,
+        teacher: AutoEncoder | None,
+        config: StudentConfig,
+        *,
+        extra: Mapping[str, ExtraLoss] | None = None,
+    ) -> InpaintingNet:
+        """Train, or finish training, a student; returns averaged weights.
+
+        Args:
+            name: Of the stage: its folder and log.
+            net: The fresh student; its encoder takes the teacher's weights if the configuration says so.
+            teacher: The trained teacher, or None for neither initialisation nor distillation.
+            config: Optimisation, losses and distillation.
+            extra: Further losses, see `StudentObjective`.
+        """
+        if teacher is not None and config.init == "teacher":
+            net.encoder.load_from(teacher.encoder)
+        distills = config.distill.cross or config.distill.self_distill
+        objective = StudentObjective(
+            net, teacher if distills else None, loss=config.loss, distill=config.distill, extra=extra
+        )
+        return cast(InpaintingNet, self._train(name, objective, config.optim, masks=True))
+
+    def _train(self, name: str, objective: Objective, optim: OptimConfig, *, masks: bool) -> torch.nn.Module:
+        stage = Stage(name, objective, optim, self.runtime, self.folder / name, self.accelerator)
+        net = stage.run(self.samples(optim, masks=masks))
+        self.seconds[name] = stage.seconds
+        return net
+
+    def manifest(self, per_bin: int) -> PairManifest:
+        """The frozen evaluation list of this run, made once."""
+        path = self.folder / "manifest.json"
+        if not path.exists():
+            # Windows of few photos must differ; of many, the middle of each is enough.
+            windows = max(1, -(-6 * per_bin // max(len(self.held_out), 1)))
+            manifest = PairManifest.build(
+                self.held_out,
+                size=self.data.size,
+                masks=MaskGenerator(self.data.holes),
+                per_bin=per_bin,
+                seed=self.seed,
+                windows_per_photo=windows,
+            )
+            manifest.save(path)
+        return PairManifest.load(path)
+
+    def evaluate(self, models: Mapping[str, InpaintingNet], manifest: PairManifest) -> dict[str, Any]:
+        """Evaluate students and write `metrics.json`."""
+        pairs = manifest.pairs(common_folder(self.held_out), channels=self.data.channels)
+        results = {
+            "protocol": "default",
+            "manifest": manifest.hash,
+            "seed": self.seed,
+            "environment": environment(),
+            "train_seconds": self.seconds,
+            "models": evaluate_models(models, pairs, size=self.data.size),
+        }
+        write_text(self.folder / "metrics.json", json.dumps(results, indent=1) + "\n")
+        return results
+
+
+def common_folder(files: Sequence[Path]) -> Path:
+    """The deepest folder that holds all files: what the paths in a manifest are relative to."""
+    parents = [file.resolve().parent for file in files]
+    shared = parents[0]
+    while any(shared != p and shared not in p.parents for p in parents):
+        shared = shared.parent
+    return shared
+
+
+def _no_hole(size: tuple[int, int], rng: np.random.Generator) -> Tensor:
+    return torch.zeros(1, *size)
+
+
+def _fingerprint(files: Sequence[Path]) -> str:
+    """Changes when a photo comes, goes, or changes its name or length."""
+    if not files:
+        raise DataError("there are no photos; expected at least one for training and one for evaluation.")
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.name}\0{file.stat().st_size}\n".encode())
+    return digest.hexdigest()
+
+
+def _differences(before: Any, after: Any, name: str = "") -> list[tuple[str, Any, Any]]:  # noqa: ANN401
+    """Leaves that differ between two nested dicts."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        return [
+            difference
+            for key in sorted(before.keys() | after.keys())
+            for difference in _differences(before.get(key), after.get(key), f"{name}.{key}" if name else key)
+        ]
+    return [] if before == after else [(name, before, after)]

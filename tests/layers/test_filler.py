@@ -1,0 +1,151 @@
+"""FillerBlock: nothing when fresh, nothing outside the hole ever, the formula inside."""
+
+import pytest
+import torch
+from harness import SEEDS, ModuleContract, random_mask, randomise, seeded
+from hypothesis import given
+from hypothesis import strategies as st
+from reference_ops import adaptive_conv2d_loop, covered
+from torch.nn import functional as F
+
+from kdinpaint import FillerBlock, adaptive_conv2d
+from kdinpaint._core.errors import ConfigError, ShapeError
+
+MODES = {
+    "parallel": {"in_channels": 2, "out_channels": 4},
+    "serial": {"in_channels": 4, "out_channels": 4, "stride": 1, "mode": "serial"},
+    "plain": {"in_channels": 2, "out_channels": 4, "conv": "plain"},
+    "conditioned": {"in_channels": 2, "out_channels": 4, "cond_mask": True, "max_offset": 3.0},
+    "stride 4": {"in_channels": 2, "out_channels": 4, "stride": 4, "modulation": "linear"},
+}
+
+
+def dense(block, x, mask, convolve):
+    """The block by its formula, everywhere, with `convolve(x, weight, offset, kernel, bias)` as Eq. 4; then cut."""
+
+    def adaptive(conv, value):
+        offset = F.conv2d(value, conv.offset_conv.weight, conv.offset_conv.bias, padding=1)
+        raw = F.conv2d(value, conv.kernel_conv.weight, conv.kernel_conv.bias, padding=1)
+        return convolve(value, conv.weight, offset, 2 * torch.sigmoid(raw), conv.bias)
+
+    hidden = F.leaky_relu(F.conv2d(x, block.entry.weight, block.entry.bias, block.stride, block.stride // 2 or 1), 0.2)
+    filled = adaptive(block.conv2, F.leaky_relu(adaptive(block.conv1, hidden), 0.2))
+    out = F.conv2d(hidden + filled, block.exit.weight, block.exit.bias)
+    return out * covered(mask, out.shape[-2:])
+
+
+class FillerContract(ModuleContract):
+    def function(self, module, x, mask):
+        return dense(module, x, mask, lambda *t: adaptive_conv2d(*t, padding=1))
+
+    def oracle(self, subject, x, mask):
+        return dense(subject, x, mask, lambda *t: adaptive_conv2d_loop(*t, (1, 1), (1, 1), (1, 1)))
+
+
+class TestParallelFiller(FillerContract):
+    smallest = 2
+    errors = {
+        "serial channels": (ConfigError, "reads and writes the same", lambda _: FillerBlock(2, 4, stride=1, mode="serial")),
+        "serial stride": (ConfigError, "at stride 2.*mode='parallel'", lambda _: FillerBlock(4, 4, mode="serial")),
+        "stride": (ConfigError, "stride is 3; expected 1 or an even number", lambda _: FillerBlock(2, 4, stride=3)),
+        "conv": (ConfigError, "conv is 'gated'", lambda _: FillerBlock(2, 4, conv="gated")),
+        "mode": (ConfigError, "mode is 'both'", lambda _: FillerBlock(2, 4, mode="both")),
+        "modulation": (ConfigError, "modulation is 'x'", lambda _: FillerBlock(2, 4, modulation="x")),
+        "channels": (ShapeError, "x has 3 channels", lambda t: t.build()(torch.ones(1, 3, 4, 4), torch.ones(1, 1, 4, 4))),
+        "mask": (ShapeError, "1 = hole", lambda t: t.build()(torch.ones(1, 2, 4, 4), torch.ones(4, 4))),
+        "batch": (ShapeError, "mask holds 3 masks", lambda t: t.build()(torch.ones(2, 2, 4, 4), torch.ones(3, 1, 4, 4))),
+        "mask too small": (ShapeError, "only be reduced", lambda t: t.build()(torch.ones(1, 2, 8, 8), torch.ones(1, 1, 3, 4))),
+    }
+
+    def build(self, **factory):
+        return FillerBlock(2, 4, **factory)
+
+    def inputs(self, batch=2, height=6, width=8, dtype=torch.float32, seed=0):
+        x = torch.randn(batch, 2, height, width, generator=seeded(seed), dtype=torch.float64).to(dtype)
+        return x, random_mask(batch, height, width, seed, share=0.2)
+
+    def sizes(self, batch, height, width):
+        return [(batch, 4, height // 2, width // 2)]
+
+
+class TestSerialFiller(FillerContract):
+    without = {"error": "those of the parallel form: one class, listed above"}
+
+    def build(self, **factory):
+        return FillerBlock(4, 4, stride=1, mode="serial", **factory)
+
+    def inputs(self, batch=2, height=3, width=4, dtype=torch.float32, seed=0):
+        x = torch.randn(batch, 4, height, width, generator=seeded(seed), dtype=torch.float64).to(dtype)
+        return x, random_mask(batch, 2 * height, 2 * width, seed, share=0.2)
+
+    def sizes(self, batch, height, width):
+        return [(batch, 4, height, width)]
+
+
+def feature(options, batch, height, width, seed=0):
+    return torch.randn(batch, options["in_channels"], height, width, generator=seeded(seed))
+
+
+@pytest.mark.parametrize("name", MODES)
+def test_fresh_is_exactly_zero(name):
+    block = FillerBlock(**MODES[name])
+    assert not block(feature(MODES[name], 2, 8, 12), torch.ones(2, 1, 8, 12)).any()
+
+
+@pytest.mark.parametrize("name", MODES)
+@given(st.integers(4, 14), st.integers(4, 14), st.floats(0, 1), SEEDS, st.sampled_from([torch.bool, torch.float32]))
+def test_exactly_zero_outside_the_hole_in_any_state(name, height, width, share, seed, kind):
+    block = randomise(FillerBlock(**MODES[name]), scale=1.0, seed=seed)
+    x = feature(MODES[name], 2, height, width, seed)
+    mask = torch.rand(2, 1, height, width, generator=seeded(seed)) < share
+    out = block(x, mask.to(kind))
+    hole = covered(mask, out.shape[-2:]).expand_as(out)
+    if height % block.stride == 0 and width % block.stride == 0:
+        assert not out[~hole].any()
+        assert bool((out[hole] != 0).all())
+    assert not block(x, torch.zeros_like(mask)).any()
+    x[0, :, 0, 0] = float("nan")
+    assert not block(x, mask.to(kind))[~hole].isnan().any()
+
+
+@pytest.mark.parametrize("name", MODES)
+def test_gradients_reach_every_parameter_and_vanish_without_a_hole(name):
+    block = randomise(FillerBlock(**MODES[name]))
+    x = feature(MODES[name], 2, 8, 12)
+    mask = torch.zeros(2, 1, 8, 12)
+    mask[..., 2:6, 3:9] = 1
+    block(x, mask).square().sum().backward()
+    assert all(bool(p.grad.any()) for p in block.parameters())
+    block.zero_grad()
+    (block(x, torch.zeros_like(mask)) ** 2).sum().backward()
+    assert all(not p.grad.any() for p in block.parameters())
+
+
+def test_gradients_reach_a_fresh_block():
+    block = FillerBlock(2, 4)
+    block(torch.randn(1, 2, 8, 8), torch.ones(1, 1, 8, 8)).sum().backward()
+    assert bool(block.exit.weight.grad.any())
+
+
+def test_mask_may_come_at_any_resolution_above():
+    block = randomise(FillerBlock(2, 4))
+    x, mask = torch.randn(1, 2, 8, 8), random_mask(1, 4, 4)
+    fine = mask.repeat_interleave(8, -1).repeat_interleave(8, -2)
+    torch.testing.assert_close(block(x, mask), block(x, fine), rtol=0, atol=0)
+
+
+def test_condition_changes_the_result():
+    plain, seeing = FillerBlock(2, 4), FillerBlock(2, 4, cond_mask=True)
+    assert plain.conv1.condition_channels == 0
+    assert seeing.conv1.condition_channels == 1
+    randomise(seeing)
+    x = torch.randn(1, 2, 8, 8)
+    small, large = torch.zeros(1, 1, 8, 8), torch.ones(1, 1, 8, 8)
+    small[..., :2, :2] = 1
+    assert not torch.equal(seeing(x, small)[..., 0, 0], seeing(x, large)[..., 0, 0])
+
+
+def test_width_inside():
+    assert FillerBlock(2, 9).conv1.in_channels == 4
+    assert FillerBlock(2, 1).conv1.in_channels == 1
+    assert FillerBlock(2, 9, hidden_channels=7).conv1.in_channels == 7

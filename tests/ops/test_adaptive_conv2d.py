@@ -1,0 +1,332 @@
+"""adaptive_conv2d against torchvision, a plain loop and torch.nn.functional.conv2d, over all geometries."""
+
+import pytest
+import torch
+from harness import SEEDS, Contract, assert_equal, random_mask, seeded
+from hypothesis import given
+from hypothesis import strategies as st
+from reference_ops import adaptive_conv2d_loop
+from torch.autograd import gradcheck, gradgradcheck
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.ops import deform_conv2d
+
+from kdinpaint import adaptive_conv2d
+from kdinpaint._core.errors import ConfigError, ShapeError
+
+BACKENDS = ["torch", "reference", "torchvision"]
+
+
+def problem(batch, channels, outputs, kernel, size, stride, padding, dilation, *, reach=1.5, seed=0, dtype=torch.float64):
+    """Random tensors of a geometry, enlarged until there is an output: ((input, weight, offset, V, bias), options)."""
+    size = tuple(max(n, d * (k - 1) + 1 - 2 * p) for n, k, p, d in zip(size, kernel, padding, dilation, strict=True))
+    output = tuple(
+        (n + 2 * p - d * (k - 1) - 1) // s + 1
+        for n, k, s, p, d in zip(size, kernel, stride, padding, dilation, strict=True)
+    )
+    taps, generator = kernel[0] * kernel[1], seeded(seed)
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
+
+    tensors = (
+        draw(batch, channels, *size),
+        draw(outputs, channels, *kernel),
+        reach * draw(batch, 2 * taps, *output),
+        draw(batch, taps, *output),
+        draw(outputs),
+    )
+    return tensors, (stride, padding, dilation)
+
+
+def pairs(low, high):
+    return st.tuples(st.integers(low, high), st.integers(low, high))
+
+
+@st.composite
+def problems(draw, reaches=(0.0, 0.6, 4.0, 1e3), largest=7):
+    return problem(
+        draw(st.integers(1, 3)),
+        draw(st.integers(1, 3)),
+        draw(st.integers(1, 3)),
+        draw(pairs(1, 4)),
+        draw(pairs(1, largest)),
+        draw(pairs(1, 3)),
+        draw(pairs(0, 2)),
+        draw(pairs(1, 2)),
+        reach=draw(st.sampled_from(reaches)),
+        seed=draw(SEEDS),
+    )
+
+
+def small(seed=0, batch=2, reach=1.5, dtype=torch.float64):
+    return problem(batch, 2, 3, (3, 3), (4, 5), (1, 1), (1, 1), (1, 1), reach=reach, seed=seed, dtype=dtype)
+
+
+def with_gradients(function, tensors, cotangent=None):
+    leaves = [t.detach().clone().requires_grad_() for t in tensors]
+    out = function(*leaves)
+    cotangent = torch.randn(out.shape, generator=seeded(7), dtype=out.dtype) if cotangent is None else cotangent
+    return out, torch.autograd.grad(out, leaves, cotangent, materialize_grads=True)
+
+
+class TestAdaptiveConv2dFunction(Contract):
+    smallest = 1
+    errors = {
+        "weight": (ShapeError, r"weight is .*expected \(C_out, C_in, K, K\)", lambda t: t.broken(weight=torch.ones(3))),
+        "stride": (ConfigError, "stride and dilation must be at least 1", lambda t: t.broken(stride=0)),
+        "padding": (ConfigError, "padding at least 0", lambda t: t.broken(padding=-1)),
+        "channels": (ShapeError, "input has 5 channels.*expected 2", lambda t: t.broken(input=torch.ones(2, 5, 4, 5))),
+        "not an image": (ShapeError, "expected a floating-point", lambda t: t.broken(input=torch.ones(2, 4, 5))),
+        "integers": (ShapeError, "floating-point", lambda t: t.broken(input=torch.ones(2, 2, 4, 5, dtype=torch.int64))),
+        "no output": (ShapeError, "has no output position", lambda t: t.broken(padding=0, dilation=3)),
+        "offset": (ShapeError, r"offset is .*expected shape \(2, 18, 4, 5\)", lambda t: t.broken(offset=torch.ones(1))),
+        "kernel": (ShapeError, r"kernel is .*\(2, 9, 4, 5\)", lambda t: t.broken(kernel=torch.ones(2, 18, 4, 5))),
+        "region": (ShapeError, r"region is .*\(2, 1, 4, 5\)", lambda t: t.broken(region=torch.ones(2, 1, 4, 4))),
+        "bias": (ShapeError, r"bias is .*expected shape \(3,\)", lambda t: t.broken(bias=torch.ones(2))),
+        "backend": (ConfigError, "backend is 'cuda'; expected one of 'auto'", lambda t: t.broken(backend="cuda")),
+        "devices": (ShapeError, "on cpu, meta; expected one", lambda t: t.broken(bias=torch.ones(3, device="meta"))),
+    }
+
+    def broken(self, **change):
+        names = ("input", "weight", "offset", "kernel", "bias")
+        tensors, (stride, padding, dilation) = small(dtype=torch.float32)
+        geometry = {"stride": stride, "padding": padding, "dilation": dilation}
+        return adaptive_conv2d(**{**dict(zip(names, tensors, strict=True)), **geometry, **change})
+
+    def make(self, dtype=torch.float32):
+        weight, bias = small(dtype=dtype)[0][1::3]
+        return lambda x, offset, kernel: adaptive_conv2d(x, weight, offset, kernel, bias, padding=1)
+
+    def inputs(self, batch=2, height=6, width=8, dtype=torch.float32, seed=0):
+        geometry = ((3, 3), (height, width), (1, 1), (1, 1), (1, 1))
+        (x, _, offset, kernel, _), _ = problem(batch, 2, 3, *geometry, seed=seed, dtype=dtype)
+        return x, offset, kernel
+
+    def sizes(self, batch, height, width):
+        return [(batch, 3, height, width)]
+
+    def oracle(self, subject, x, offset, kernel):
+        weight, bias = small()[0][1::3]
+        return adaptive_conv2d_loop(x, weight, offset, kernel, bias, (1, 1), (1, 1), (1, 1))
+
+
+@given(problems())
+def test_equals_torchvision_in_value_and_gradient(case):
+    tensors, geometry = case
+    value, gradients = with_gradients(lambda x, w, o, v, b: adaptive_conv2d(x, w, o, v, b, *geometry), tensors)
+    expected, wanted = with_gradients(lambda x, w, o, v, b: deform_conv2d(x, o, w, b, *geometry, mask=v), tensors)
+    torch.testing.assert_close(value, expected)
+    torch.testing.assert_close(gradients, wanted)
+
+
+@given(problems(reaches=(0.6, 4.0), largest=4))
+def test_equals_the_loop_in_value_and_gradient(case):
+    tensors, geometry = case
+    value, gradients = with_gradients(lambda *t: adaptive_conv2d(*t, *geometry), tensors)
+    expected, wanted = with_gradients(lambda *t: adaptive_conv2d_loop(*t, *geometry), tensors)
+    torch.testing.assert_close(value, expected)
+    torch.testing.assert_close(gradients, wanted)
+
+
+@given(problems(reaches=(0.0,)))
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_is_conv2d_for_constant_kernel_and_no_offset(backend, case):
+    (x, weight, offset, kernel, bias), geometry = case
+    ours = adaptive_conv2d(x, weight, offset, torch.ones_like(kernel), bias, *geometry, backend=backend)
+    torch.testing.assert_close(ours, F.conv2d(x, weight, bias, *geometry))
+
+
+@given(problems(), st.booleans())
+@pytest.mark.parametrize("backend", ["reference", "torchvision"])
+def test_backends_agree(backend, case, use_region):
+    tensors, geometry = case
+    region = random_mask(tensors[2].shape[0], *tensors[2].shape[-2:]) if use_region else None
+    value, gradients = with_gradients(lambda *t: adaptive_conv2d(*t, *geometry, region=region), tensors)
+    other, theirs = with_gradients(lambda *t: adaptive_conv2d(*t, *geometry, region=region, backend=backend), tensors)
+    torch.testing.assert_close(other, value)
+    torch.testing.assert_close(theirs, gradients)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0], ids=["empty", "part", "full"])
+@pytest.mark.parametrize("backend", BACKENDS)
+@given(case=problems(), kind=st.sampled_from([torch.bool, torch.float32]))
+def test_region_is_dense_times_region_with_exact_zeros(backend, share, case, kind):
+    tensors, geometry = case
+    offset = tensors[2]
+    region = torch.rand(offset.shape[0], 1, *offset.shape[-2:], generator=seeded(3)) < share
+    inside = region.to(torch.float64)
+    cotangent = torch.randn(offset.shape[0], 1, *offset.shape[-2:], generator=seeded(4), dtype=torch.float64)
+    cotangent = cotangent.expand(-1, tensors[1].shape[0], -1, -1)
+
+    def partial(*t):
+        return adaptive_conv2d(*t, *geometry, region=region.to(kind), backend=backend)
+
+    value, gradients = with_gradients(partial, tensors, cotangent)
+    dense, wanted = with_gradients(lambda *t: adaptive_conv2d(*t, *geometry) * inside, tensors, cotangent)
+    torch.testing.assert_close(value, dense)
+    torch.testing.assert_close(gradients, wanted)
+    assert not value[(~region).expand_as(value)].any()
+    assert not gradients[2][(~region).expand_as(offset)].any()
+    assert not gradients[3][(~region).expand_as(tensors[3])].any()
+
+
+@pytest.mark.parametrize("region", [False, True], ids=["dense", "region"])
+@pytest.mark.parametrize("geometry", [((3, 3), (1, 1), (1, 1)), ((2, 3), (2, 1), (0, 1))], ids=["3x3", "2x3 strided"])
+def test_gradients_of_first_and_second_order(geometry, region):
+    kernel, stride, padding = geometry
+    tensors, options = problem(2, 1, 2, kernel, (2, 2), stride, padding, (1, 1), reach=1.2)
+    where = random_mask(2, *tensors[2].shape[-2:]) if region else None
+    leaves = [t.requires_grad_() for t in tensors]
+    assert gradcheck(lambda *t: adaptive_conv2d(*t, *options, region=where), leaves)
+    assert gradgradcheck(lambda *t: adaptive_conv2d(*t, *options, region=where), leaves, fast_mode=True)
+
+
+def test_unmoved_taps_on_the_rim_know_where_the_image_is():
+    # One pixel, padding 1: the outer taps lie exactly at -1, where moving towards the image must pay.
+    x, weight = torch.full((1, 1, 1, 1), 1.5), torch.ones(1, 1, 1, 1)
+    offset = torch.zeros(1, 2, 1, 3, requires_grad=True)
+    adaptive_conv2d(x, weight, offset, torch.ones(1, 1, 1, 3), padding=(0, 1)).sum().backward()
+    assert offset.grad[0, 1, 0].tolist() == [1.5, -1.5, 0.0]
+
+
+@pytest.mark.parametrize("far", [1e6, -1e6, 3e38, float("inf"), -float("inf")])
+def test_samples_far_outside_are_zero_with_finite_gradients(far):
+    (x, weight, offset, kernel, bias), _ = small(dtype=torch.float32)
+    offset = torch.full_like(offset, far)
+    value, gradients = with_gradients(lambda *t: adaptive_conv2d(*t, padding=1), (x, weight, offset, kernel, bias))
+    assert_equal(value, bias[:, None, None].expand_as(value))
+    assert all(bool(torch.isfinite(g).all()) for g in gradients)
+    assert not gradients[2].any()
+
+
+@pytest.mark.parametrize("region", [False, True], ids=["dense", "region"])
+def test_nan_offsets_touch_their_own_outputs_only(region):
+    (x, weight, offset, kernel, bias), _ = small()
+    where = torch.ones(2, 1, 4, 5, dtype=torch.bool) if region else None
+    clean = adaptive_conv2d(x, weight, offset, kernel, bias, padding=1, region=where)
+    offset[1, 5, 2, 3] = float("nan")
+    value = adaptive_conv2d(x, weight, offset, kernel, bias, padding=1, region=where)
+    assert bool(value[1, :, 2, 3].isnan().all())
+    value[1, :, 2, 3] = clean[1, :, 2, 3]
+    assert_equal(value, clean)
+
+
+def test_nan_offsets_outside_the_region_reach_nothing():
+    tensors, _ = small()
+    region = torch.ones(2, 1, 4, 5, dtype=torch.bool)
+    region[1, 0, 2, 3] = False
+    expected, wanted = with_gradients(lambda *t: adaptive_conv2d(*t, padding=1, region=region), tensors)
+    tensors[2][1, :, 2, 3] = float("nan")
+    value, gradients = with_gradients(lambda *t: adaptive_conv2d(*t, padding=1, region=region), tensors)
+    assert_equal(value, expected)
+    assert_equal(gradients, wanted)
+
+
+@given(st.integers(2, 4), SEEDS)
+def test_samples_do_not_see_each_other(batch, seed):
+    tensors, _ = small(seed, batch)
+    x, weight, offset, kernel, bias = tensors
+    whole = adaptive_conv2d(*tensors, padding=1)
+    alone = [adaptive_conv2d(x[i : i + 1], weight, offset[i : i + 1], kernel[i : i + 1], bias, padding=1) for i in range(batch)]
+    torch.testing.assert_close(torch.cat(alone), whole)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_memory_layout_does_not_matter(backend):
+    tensors, _ = small()
+    expected, wanted = with_gradients(lambda *t: adaptive_conv2d(*t, padding=1, backend=backend), tensors)
+
+    def strided(t):
+        wide = torch.zeros(*t.shape[:-1], 2 * t.shape[-1], dtype=t.dtype)
+        wide[..., ::2] = t
+        return wide[..., ::2]
+
+    layouts = {
+        "channels last": lambda t: t.to(memory_format=torch.channels_last) if t.dim() == 4 else t,
+        "strided": strided,
+        "transposed": lambda t: t.transpose(-1, -2).contiguous().transpose(-1, -2) if t.dim() == 4 else t,
+    }
+    for name, layout in layouts.items():
+        run = lambda *t: adaptive_conv2d(*map(layout, t), padding=1, backend=backend)  # noqa: B023, E731 - used at once
+        value, gradients = with_gradients(run, tensors)
+        torch.testing.assert_close(value, expected, msg=name)
+        torch.testing.assert_close(gradients, wanted, msg=name)
+
+
+def test_expanded_arguments_work():
+    (x, weight, offset, kernel, bias), _ = small()
+    one, two, three = (t[:1].expand(2, -1, -1, -1) for t in (x, offset, kernel))
+    value = adaptive_conv2d(one, weight, two, three, bias, padding=1)
+    assert_equal(value[0], value[1])
+
+
+def test_autocast_keeps_positions_exact():
+    # Coordinates up to 300 rounded to bfloat16 would be off by a pixel: on noise that is an error of order one.
+    tensors, geometry = problem(1, 2, 2, (3, 3), (3, 300), (1, 1), (1, 1), (1, 1), reach=2.0, dtype=torch.float32)
+    expected, wanted = with_gradients(lambda *t: adaptive_conv2d(*t, *geometry), tensors)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        leaves = [t.clone().requires_grad_() for t in tensors]
+        value = adaptive_conv2d(*leaves, *geometry)
+    gradients = torch.autograd.grad(value, leaves, torch.randn(value.shape, generator=seeded(7)).to(value.dtype))
+    assert value.dtype == torch.bfloat16
+    assert all(g.dtype == torch.float32 for g in gradients)
+    for got, want in ((value.float(), expected), (gradients[0], wanted[0]), (gradients[2], wanted[2])):
+        assert ((got - want).norm() / want.norm()).item() < 0.02
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_low_precision_input_with_float32_offsets(dtype):
+    (x, weight, offset, kernel, bias), _ = small(dtype=torch.float32)
+    value = adaptive_conv2d(x.to(dtype), weight.to(dtype), offset, kernel, bias.to(dtype), padding=1)
+    assert value.dtype == dtype
+    expected = adaptive_conv2d(x, weight, offset, kernel, bias, padding=1)
+    torch.testing.assert_close(value.float(), expected, rtol=0.05, atol=0.2)
+
+
+@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
+def test_region_compiles_whole_with_any_size(dynamic):
+    # The dense form is compiled by the contract above; aot_eager for the reason given there.
+    torch.compiler.reset()
+
+    def run(x, weight, offset, kernel, bias, where):
+        return adaptive_conv2d(x, weight, offset, kernel, bias, 2, 1, region=where)
+
+    compiled = torch.compile(run, fullgraph=True, backend="aot_eager", dynamic=dynamic)
+    for size in ((6, 7), (9, 5)):
+        tensors, _ = problem(2, 2, 3, (3, 3), size, (2, 2), (1, 1), (1, 1))
+        where = random_mask(2, *tensors[2].shape[-2:])
+        expected, wanted = with_gradients(lambda *t: run(*t, where), tensors)  # noqa: B023 - used at once
+        value, gradients = with_gradients(lambda *t: compiled(*t, where), tensors)  # noqa: B023 - used at once
+        torch.testing.assert_close(value, expected)
+        torch.testing.assert_close(gradients, wanted)
+        assert not value[(~where).expand_as(value)].any()
+
+
+def test_work_is_proportional_to_the_region():
+    tensors, _ = small()
+    region = torch.zeros(2, 1, 4, 5)
+    counts = []
+    for cells in (10, 20, 40):
+        region.view(-1)[:cells] = 1
+        with FlopCounterMode(display=False) as counter:
+            adaptive_conv2d(*tensors, padding=1, region=region)
+        counts.append(counter.get_total_flops())
+    assert counts[0] > 0
+    assert counts == [counts[0], 2 * counts[0], 4 * counts[0]]
+
+
+def test_no_gradient_is_kept_where_none_is_wanted():
+    tensors, _ = small()
+    assert adaptive_conv2d(*tensors, padding=1).grad_fn is None
+    tensors[1].requires_grad_()
+    adaptive_conv2d(*tensors, padding=1).sum().backward()
+    assert tensors[0].grad is None
+    assert tensors[1].grad is not None
+
+
+def test_matches_torchvision_on_every_device(device):
+    tensors, geometry = problem(2, 8, 16, (3, 3), (16, 20), (1, 1), (1, 1), (1, 1), dtype=torch.float32)
+    x, weight, offset, kernel, bias = (t.to(device) for t in tensors)
+    value = adaptive_conv2d(x, weight, offset, kernel, bias, *geometry)
+    torch.testing.assert_close(value, deform_conv2d(x, offset, weight, bias, *geometry, mask=kernel), rtol=1e-3, atol=1e-4)
