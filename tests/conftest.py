@@ -16,6 +16,8 @@ settings.load_profile("house")
 
 # PyTorch gives most warnings once a process, so that a test would fail or pass by what ran before it.
 torch.set_warn_always(True)
+# Tests use tiny tensors: a second thread costs more in waiting than it computes, a hundredfold on a busy machine.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,7 @@
 
 from kdinpaint.data.demo_photos import DemoPhotos, demo_photos
 from kdinpaint.data.images import list_images, read_image, write_image
-from kdinpaint.data.manifest import RATIO_BINS, PairManifest
+from kdinpaint.data.manifest import PairManifest
 from kdinpaint.data.mask_files import MaskFolder
 from kdinpaint.data.mask_generator import MaskGenerator
 from kdinpaint.data.pair_dataset import ManifestPairs, Pair
@@ -11,7 +11,6 @@ from kdinpaint.data.photos import PhotoFolder
 from kdinpaint.data.samples import TrainingSamples
 
 __all__ = [
-    "RATIO_BINS",
     "DemoPhotos",
     "ManifestPairs",
     "MaskFolder",

@@ -15,10 +15,10 @@ from kdinpaint.data.mask_generator import MaskGenerator
 from kdinpaint.data.pair_build import build_entries
 from kdinpaint.data.pair_dataset import ManifestPairs
 from kdinpaint.data.pair_entry import PairEntry
+from kdinpaint.ops.masks import RATIO_BINS
 
-__all__ = ["RATIO_BINS", "PairManifest"]
+__all__ = ["PairManifest"]
 
-RATIO_BINS = (0.01, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
 _VERSION = 1
 
 

@@ -34,8 +34,8 @@ class RunningStd(nn.Module):
     @torch.no_grad()
     def update(self, feature: Tensor) -> None:
         """Take in the variance over batch and positions; the first update replaces the initial value."""
-        var = feature.float().var((0, 2, 3), correction=0)
-        rate = torch.where(self.updates == 0, 1.0, self.momentum)
+        var = feature.float().var((0, 2, 3), correction=0).to(self.var.dtype)
+        rate = torch.where(self.updates == 0, 1.0, self.momentum).to(self.var.dtype)
         self.var.lerp_(var, rate)
         self.updates.add_(1)
 
@@ -130,8 +130,8 @@ class ChannelDistillLoss(nn.Module):
 
     def _pair_distances(self, students: Sequence[Tensor], targets: Sequence[Tensor], mask: Tensor) -> list[Tensor]:
         """Squared distances inside the hole, (B, C) a pair."""
-        check_mask(mask)
         self._check_levels(targets)
+        check_mask(mask, targets[0], same_size=False)
         check_level_lists(students, targets, ("student", "teacher"))
         result = []
         for level, (student, target) in enumerate(zip(students, targets, strict=True)):
@@ -143,7 +143,8 @@ class ChannelDistillLoss(nn.Module):
             if self.reduction == "mean":
                 result.append(masked_channel_mean(squared, hole))
             else:
-                result.append((squared * hole.to(squared.dtype)).sum((-2, -1)))
+                wide = torch.promote_types(squared.dtype, torch.float32)
+                result.append((squared * hole.to(squared.dtype)).sum((-2, -1), dtype=wide))
         return result
 
     def _check_levels(self, targets: Sequence[Tensor]) -> None:

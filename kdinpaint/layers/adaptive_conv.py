@@ -144,8 +144,7 @@ class AdaptiveConv2d(nn.Module):
         Raises:
             ShapeError: A shape does not fit the module.
         """
-        check_feature(x, "x", channels=self.in_channels)
-        self._check_condition(x, condition)
+        self._check(x, condition)
         offset, kernel = self.generate(x, condition)
         return adaptive_conv2d(
             x,
@@ -160,9 +159,16 @@ class AdaptiveConv2d(nn.Module):
             backend=self.backend,
         )
 
-    def _check_condition(self, x: Tensor, condition: Tensor | None) -> None:
+    def _check(self, x: Tensor, condition: Tensor | None) -> None:
+        check_feature(x, "x", channels=self.in_channels)
         if torch.compiler.is_compiling():
             return
+        geometry = zip(x.shape[-2:], self.padding, self.dilation, self.kernel_size, strict=True)
+        if any(n + 2 * p <= d * (k - 1) for n, p, d, k in geometry):
+            raise ShapeError(
+                f"x of {tuple(x.shape[-2:])} with kernel {self.kernel_size}, padding {self.padding}, dilation "
+                f"{self.dilation} has no output position. Use a larger input or more padding."
+            )
         expected = (x.shape[0], self.condition_channels, *x.shape[-2:]) if self.condition_channels else None
         given = None if condition is None else tuple(condition.shape)
         if given != expected:

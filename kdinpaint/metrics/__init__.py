@@ -3,12 +3,11 @@
 from kdinpaint.metrics.image import PSNR_CAP, hole_l1, hole_psnr, psnr, ssim
 from kdinpaint.metrics.protocols import PROTOCOLS, measure, round_to_uint8
 from kdinpaint.metrics.render import compare_methods, render_summary
-from kdinpaint.metrics.table import RATIO_BINS, RatioTable
+from kdinpaint.metrics.table import RatioTable
 
 __all__ = [
     "PROTOCOLS",
     "PSNR_CAP",
-    "RATIO_BINS",
     "RatioTable",
     "compare_methods",
     "hole_l1",

@@ -9,10 +9,9 @@ from torch import Tensor
 
 from kdinpaint._core.errors import ConfigError, RangeError, ShapeError
 from kdinpaint.metrics.render import Summary, render_summary
+from kdinpaint.ops.masks import RATIO_BINS
 
-__all__ = ["RATIO_BINS", "RatioTable"]
-
-RATIO_BINS = (0.01, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+__all__ = ["RatioTable"]
 
 
 class RatioTable:

@@ -10,10 +10,22 @@ from torch.nn import functional as F
 from kdinpaint._core.checks import check_choice, check_feature, check_mask
 from kdinpaint._core.errors import ShapeError
 
-__all__ = ["MaskResize", "Polarity", "composite", "hole_ratio", "mask_pyramid", "orient_mask", "resize_mask"]
+__all__ = [
+    "RATIO_BINS",
+    "MaskResize",
+    "Polarity",
+    "composite",
+    "hole_ratio",
+    "mask_pyramid",
+    "orient_mask",
+    "resize_mask",
+]
 
 Polarity = Literal["hole", "known"]
 MaskResize = Literal["max", "nearest", "area"]
+
+RATIO_BINS = (0.01, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+"""Edges of the hole-ratio bins (low, high] by which the field reports."""
 
 
 def orient_mask(mask: Tensor, polarity: Polarity) -> Tensor:

@@ -12,8 +12,9 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from kdinpaint._core.errors import ConfigError, DataError, ImageFileError, KDInpaintWarning, OutputError
-from kdinpaint.data import RATIO_BINS, MaskFolder, MaskGenerator, PairManifest, read_image
+from kdinpaint.data import MaskFolder, MaskGenerator, PairManifest, read_image
 from kdinpaint.data.windows import cut_window
+from kdinpaint.ops import RATIO_BINS
 
 
 def build(photos, **options):

@@ -3,9 +3,9 @@ import json
 import pytest
 import torch
 
-from kdinpaint import data
 from kdinpaint._core.errors import ConfigError, DataError, RangeError, ShapeError
-from kdinpaint.metrics import RATIO_BINS, RatioTable, compare_methods, render_summary
+from kdinpaint.metrics import RatioTable, compare_methods, render_summary
+from kdinpaint.ops import RATIO_BINS
 
 
 @pytest.fixture
@@ -46,10 +46,6 @@ def test_bins_are_half_open_even_after_float32():
         table.add(torch.tensor([edge]), {"psnr": [1.0]})
     assert [row["count"] for row in table.summary()["bins"]] == [1] * 6
     assert table.summary()["outside"] == 1, "0.01 itself belongs to no bin"
-
-
-def test_bins_are_those_of_the_manifests():
-    assert RATIO_BINS == data.RATIO_BINS
 
 
 def test_numbers_alone():

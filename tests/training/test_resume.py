@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import tiny_run
 import torch
 from tiny_run import tiny_config, write_photos
 
@@ -17,7 +18,7 @@ from kdinpaint._core.errors import CheckpointError, ConfigError, KDInpaintError,
 from kdinpaint.training import train
 from kdinpaint.training.checkpoint import load_checkpoint
 
-SCRIPT = Path(__file__).with_name("tiny_run.py")
+SCRIPT = Path(tiny_run.__file__)
 
 
 def _start(photos: Path, out: Path, *flags: str) -> "subprocess.Popen[str]":
@@ -162,9 +163,7 @@ class _Malicious:
         return os.mkdir, (str(self.trap),)
 
 
-def test_full_disk_keeps_the_last_checkpoint(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_full_disk_keeps_the_last_checkpoint(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out, real, calls = tmp_path / "run", torch.save, []
 
     def save(state: object, target: object) -> None:

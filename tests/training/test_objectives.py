@@ -1,0 +1,148 @@
+"""What is minimised, and who may be trained by it."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from kdinpaint import AutoEncoder, InpaintingNet
+from kdinpaint.training import DistillConfig, LossConfig, StudentObjective, TeacherObjective, inpainting_loss
+
+CHANNELS = (4, 6)
+
+
+def batch(size: int = 16, hole: bool = True) -> dict[str, torch.Tensor]:
+    mask = torch.zeros(2, 1, size, size)
+    if hole:
+        mask[..., 4:12, 4:12] = 1
+    return {"image": torch.rand(2, 3, size, size), "mask": mask}
+
+
+def objective(**distill: object) -> StudentObjective:
+    torch.manual_seed(0)
+    config = replace(DistillConfig(self_ramp=0.0, meta_every=1, meta_lr=1e-2), **distill)
+    return StudentObjective(
+        InpaintingNet(3, CHANNELS, head_channels=4, dilations=(1,)),
+        AutoEncoder(3, CHANNELS, head_channels=4),
+        loss=LossConfig(),
+        distill=config,
+    )
+
+
+def test_inpainting_loss_averages_each_part_over_its_own_area() -> None:
+    image = torch.zeros(1, 1, 4, 4)
+    mask = torch.zeros(1, 1, 4, 4)
+    mask[..., :2, :2] = 1
+    prediction = torch.where(mask != 0, 0.5, 0.25)
+    assert inpainting_loss(prediction, image, mask, LossConfig(known=1, hole=6)).item() == pytest.approx(6 * 0.5 + 0.25)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_inpainting_loss_is_finite_without_hole_and_without_known_pixels(value: float) -> None:
+    prediction = torch.rand(1, 3, 4, 4, requires_grad=True)
+    loss = inpainting_loss(prediction, torch.rand(1, 3, 4, 4), torch.full((1, 1, 4, 4), value), LossConfig())
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert torch.isfinite(prediction.grad).all()
+
+
+def test_teacher_objective_is_l1_and_ignores_the_mask() -> None:
+    stage = TeacherObjective(AutoEncoder(3, CHANNELS, head_channels=4))
+    data = batch()
+    loss = stage(data, 0.0).total
+    assert torch.equal(loss, (stage.net(data["image"]) - data["image"]).abs().mean())
+
+
+def test_student_loss_is_the_weighted_sum_of_its_parts() -> None:
+    losses = objective(cross=0.3, self_distill=0.2)(batch(), 0.5)
+    expected = losses.parts["task"] + 0.3 * losses.parts["cross"] + 0.2 * losses.parts["self"]
+    torch.testing.assert_close(losses.total.detach(), expected)
+
+
+def test_schedule_of_distillation() -> None:
+    stage = objective(cross=0.3, self_distill=0.2, self_ramp=0.2, off_last=0.1)
+    factors = [stage._factors(progress) for progress in (0.0, 0.1, 0.2, 0.85, 0.95)]
+    assert [cross for cross, _ in factors] == [0.3, 0.3, 0.3, 0.3, 0.0]
+    assert [own for _, own in factors] == pytest.approx([0.0, 0.1, 0.2, 0.2, 0.0])
+    assert "self" not in stage(batch(), 0.0).parts
+    assert set(stage(batch(), 0.95).parts) == {"task"}
+
+
+def test_without_distillation_there_is_nothing_to_train_but_the_network() -> None:
+    stage = objective(cross=0.0, self_distill=0.0)
+    assert stage.meta is None
+    assert {id(p) for p in stage.parameters()} == {id(p) for p in stage.net.parameters()}
+
+
+def test_predictors_are_trained_by_the_meta_learner_alone() -> None:
+    stage = objective()
+    owned = {id(p) for p in stage.meta.predictors}
+    assert owned
+    assert not owned & {id(p) for p in stage.trainable()}
+    losses = stage(batch(), 0.5)
+    losses.total.backward()
+    assert all(p.grad is None for p in stage.meta.predictors)
+    before = [p.clone() for p in stage.meta.predictors]
+    stage.zero_grad()
+    log = stage.backward(stage(batch(), 0.5), 0, lambda loss: loss.backward())
+    assert any(not torch.equal(a, b) for a, b in zip(before, stage.meta.predictors, strict=True))
+    assert log["importance/effective_share"] == pytest.approx(1)  # before its first update
+    assert log["distill_to_task_gradient"] > 0
+
+
+def test_meta_step_leaves_student_and_gradients_as_an_ordinary_step_does() -> None:
+    data = batch()
+    ordinary, meta = objective(meta_every=2), objective(meta_every=2)
+    ordinary.backward(ordinary(data, 0.5), 1, lambda loss: loss.backward())
+    log = meta.backward(meta(data, 0.5), 2, lambda loss: loss.backward())
+    assert log
+    for (name, a), b in zip(ordinary.net.named_parameters(), meta.net.parameters(), strict=True):
+        assert torch.equal(a, b), name
+        torch.testing.assert_close(a.grad, b.grad, msg=name)
+
+
+def test_joint_importance_is_trained_with_the_loss() -> None:
+    stage = objective(importance="joint")
+    assert stage.meta is None
+    stage(batch(), 0.5).total.backward()
+    assert all(p.grad is not None for p in stage.cross.predictors.parameters())
+
+
+def test_uniform_importance_has_no_predictors() -> None:
+    stage = objective(importance="uniform")
+    assert stage.meta is None
+    assert not [name for name, _ in stage.named_parameters() if "predictor" in name]
+
+
+def test_teacher_is_no_part_of_the_objective() -> None:
+    stage = objective()
+    teacher = {k: v.clone() for k, v in stage.teacher.module.state_dict().items()}
+    stage.train().requires_grad_(True)
+    optimizer = torch.optim.AdamW(stage.parameters(), lr=0.1, weight_decay=0.5)
+    stage(batch(), 0.5).total.backward()
+    optimizer.step()
+    assert all(torch.equal(v, teacher[k]) for k, v in stage.teacher.module.state_dict().items())
+    assert not [name for name in stage.state_dict() if "teacher" in name]
+
+
+def test_extra_losses_join_the_task_and_the_log() -> None:
+    torch.manual_seed(0)
+    stage = StudentObjective(
+        InpaintingNet(3, CHANNELS),
+        None,
+        loss=LossConfig(),
+        distill=DistillConfig(),
+        extra={"brightness": lambda prediction, image, mask: prediction.mean()},
+    )
+    data = batch()
+    losses = stage(data, 0.0)
+    expected = inpainting_loss(stage.net(**data), **data, config=LossConfig()) + losses.parts["brightness"]
+    torch.testing.assert_close(losses.total, expected)
+
+
+def test_empty_holes_give_finite_losses_and_gradients() -> None:
+    stage = objective()
+    losses = stage(batch(hole=False), 0.5)
+    stage.backward(losses, 0, lambda loss: loss.backward())
+    assert torch.isfinite(losses.total)
+    assert all(torch.isfinite(p.grad).all() for p in stage.net.parameters() if p.grad is not None)
