@@ -72,6 +72,7 @@ def test_train_writes_everything_it_promises(run: Path) -> None:
     assert metrics["environment"]["torch"]
 
 
+@pytest.mark.filterwarnings("default::kdinpaint._core.errors.KDInpaintWarning")
 def test_evaluate_on_other_photos_and_mask_files(
     run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -173,7 +173,7 @@ def test_full_disk_keeps_the_last_checkpoint(photos: Path, tmp_path: Path, monke
         real(state, target)
 
     monkeypatch.setattr(torch, "save", save)
-    with pytest.raises(OutputError, match="No space left on device. Earlier files are untouched"):
+    with pytest.raises(OutputError, match=r"No space left on device\. Earlier files are untouched"):
         train(tiny_config(photos, out))
     assert load_checkpoint(out / "student" / "checkpoint.pt")["step"] == 6
     assert not [p for p in (out / "student").iterdir() if p.name.startswith(".")]
