@@ -1,18 +1,22 @@
 """House rules of the suite: Hypothesis profile, seeds, and what happens to GPU tests without a GPU."""
 
+import os
+
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-settings.register_profile(
-    "house",
-    deadline=None,
-    derandomize=True,
-    max_examples=15,
-    # Contracts are inherited: one property method runs on instances of many classes.
-    suppress_health_check=[HealthCheck.differing_executors],
-)
-settings.load_profile("house")
+# HYPOTHESIS_PROFILE chooses; "thorough" is for a night.
+for name, examples in (("house", 15), ("ci", 30), ("thorough", 500)):
+    settings.register_profile(
+        name,
+        deadline=None,
+        derandomize=True,
+        max_examples=examples,
+        # Contracts are inherited: one property method runs on instances of many classes.
+        suppress_health_check=[HealthCheck.differing_executors],
+    )
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "house"))
 
 # PyTorch gives most warnings once a process, so that a test would fail or pass by what ran before it.
 torch.set_warn_always(True)

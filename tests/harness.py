@@ -87,8 +87,6 @@ class Contract:
         if "documented" in metafunc.fixturenames:
             metafunc.parametrize("documented", list(self.errors.values()), ids=list(self.errors))
 
-    # To override -----------------------------------------------------------------------------------------
-
     def make(self, dtype: torch.dtype = torch.float32) -> Callable[..., Any]:
         """What is tested."""
         raise NotImplementedError
@@ -111,7 +109,9 @@ class Contract:
         """The inputs that gradients flow to; all floating-point ones by default."""
         return [t for t in tensors(inputs) if t.is_floating_point()]
 
-    # Tests -----------------------------------------------------------------------------------------------
+    def trains(self, name: str) -> bool:
+        """Whether gradients flow to this parameter of a module."""
+        return True
 
     def test_smoke(self) -> None:
         subject, inputs = self.make(), self.inputs()
@@ -152,7 +152,7 @@ class Contract:
         """The subject as a function of everything that gradients flow to: inputs, and parameters of a module."""
         subject, inputs = self.make(torch.float64), self.inputs(1, *self._few(), dtype=torch.float64)
         wanted = self.wanted(*inputs)
-        names = [n for n, p in subject.named_parameters() if p.requires_grad] if isinstance(subject, nn.Module) else []
+        names = [n for n, _ in subject.named_parameters() if self.trains(n)] if isinstance(subject, nn.Module) else []
         values = [subject.get_parameter(n).detach() for n in names] if isinstance(subject, nn.Module) else []
 
         def run(*leaves: Tensor) -> Any:

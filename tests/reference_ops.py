@@ -39,7 +39,9 @@ def adaptive_conv2d_loop(
                 for k in range(rows * columns):
                     y = i * stride[0] - padding[0] + k // columns * dilation[0] + offset[b, 2 * k, i, j]
                     x = j * stride[1] - padding[1] + k % columns * dilation[1] + offset[b, 2 * k + 1, i, j]
-                    value = value + kernel[b, k, i, j] * (weight[:, :, k // columns, k % columns] @ read(image[b], y, x))
+                    value = value + kernel[b, k, i, j] * (
+                        weight[:, :, k // columns, k % columns] @ read(image[b], y, x)
+                    )
                 samples.append(value)
     out = torch.stack(samples).reshape(image.shape[0], kernel.shape[2], kernel.shape[3], -1)
     return out.permute(0, 3, 1, 2)
@@ -47,7 +49,9 @@ def adaptive_conv2d_loop(
 
 def gather_rows_loop(index: Tensor, weight: Tensor, rows: Tensor) -> Tensor:
     """out[n] = sum_i weight[n, i] rows[index[n, i]]."""
-    out = [sum((weight[n, i] * rows[int(index[n, i])] for i in range(4)), rows.new_zeros(())) for n in range(len(index))]
+    out = [
+        sum((weight[n, i] * rows[int(index[n, i])] for i in range(4)), rows.new_zeros(())) for n in range(len(index))
+    ]
     return torch.stack(out) if out else rows.new_zeros(0, rows.shape[1])
 
 

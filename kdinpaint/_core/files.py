@@ -1,6 +1,7 @@
 """Writing files so that a crash, a full disk or Ctrl-C never leaves half of one."""
 
 import contextlib
+import glob
 import os
 import tempfile
 from collections.abc import Iterator
@@ -47,7 +48,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 def clear_leftovers(path: Path) -> None:
     """Remove what a process that was killed inside `atomic_path(path)` left beside `path`."""
-    for leftover in path.parent.glob(f".{path.name}.*"):
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*"):
         leftover.unlink(missing_ok=True)
 
 

@@ -58,7 +58,7 @@ def run_demo(config: DemoConfig) -> dict[str, Any]:
     run = Run(
         config.out,
         config={"demo": config_dict(config)},
-        data=DataConfig(size=_SIZE, min_window=0.2),
+        data=DataConfig(size=_SIZE, min_window=0.2, recolor=True),
         runtime=RuntimeConfig(device="cpu", checkpoint_every=100),
         seed=config.seed,
         mixed_precision="no",

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -39,6 +40,8 @@ class TrainingSamples(Dataset[dict[str, Tensor]]):
         seed: Not negative.
         length: Number of samples, over all epochs.
         flip: Mirror half of the images horizontally.
+        recolor: Shuffle the channels and change gamma, contrast and brightness of each image. Worth much with
+            a handful of photographs, where a network otherwise learns their colours.
         min_window: Smallest side of the window, as a share of the photograph's short side, in (0, 1].
 
     Raises:
@@ -64,6 +67,7 @@ class TrainingSamples(Dataset[dict[str, Tensor]]):
         seed: int,
         length: int,
         flip: bool = True,
+        recolor: bool = False,
         min_window: float = 0.5,
     ) -> None:
         if size < 1 or length < 1 or seed < 0 or not 0 < min_window <= 1:
@@ -75,7 +79,7 @@ class TrainingSamples(Dataset[dict[str, Tensor]]):
             raise ConfigError("photos is empty; expected at least one photograph.")
         self.photos, self.masks = photos, masks
         self.size, self.seed, self.length = size, seed, length
-        self.flip, self.min_window = flip, min_window
+        self.flip, self.recolor, self.min_window = flip, recolor, min_window
         self._order: tuple[int, NDArray[np.int64]] | None = None
 
     def __len__(self) -> int:
@@ -93,6 +97,8 @@ class TrainingSamples(Dataset[dict[str, Tensor]]):
         mask = self.masks((self.size, self.size), rng)
         if tuple(mask.shape) != (1, self.size, self.size):
             raise ShapeError(f"masks gave {describe(mask)}; expected (1, {self.size}, {self.size}).")
+        if self.recolor:
+            image = _recolored(image, rng)
         return {"image": image.flip(-1) if flipped else image.contiguous(), "mask": mask.float()}
 
     def _permutation(self, epoch: int) -> NDArray[np.int64]:
@@ -100,3 +106,12 @@ class TrainingSamples(Dataset[dict[str, Tensor]]):
             rng = np.random.default_rng([self.seed, 0, epoch])
             self._order = epoch, rng.permutation(len(self.photos))
         return self._order[1]
+
+
+def _recolored(image: Tensor, rng: np.random.Generator) -> Tensor:
+    """Channels in another order, another gamma, and each channel squeezed to 70-100 % of [0, 1] somewhere in it."""
+    order = torch.from_numpy(rng.permutation(image.shape[0]))
+    gamma = float(np.exp(rng.uniform(-0.4, 0.4)))
+    contrast, place = torch.from_numpy(rng.uniform((0.7, 0), 1, (image.shape[0], 2)).astype(np.float32)).unbind(1)
+    brightness = place * (1 - contrast)
+    return image[order] ** gamma * contrast[:, None, None] + brightness[:, None, None]

@@ -123,7 +123,7 @@ class MetaLearner:
         ...     distances=lambda: cross.distances([encoder(image * (1 - mask))], teacher, mask),
         ...     importance=cross.importance(teacher, mask),
         ... )
-        >>> health["effective_share"]
+        >>> round(health["effective_share"], 3)
         1.0
     """
 

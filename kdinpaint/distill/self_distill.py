@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from kdinpaint._core.checks import check_feature
 from kdinpaint._core.errors import ConfigError, ShapeError
 from kdinpaint.distill.channelwise import ChannelDistillLoss, DistanceReduction, DistanceScale, Importance
 from kdinpaint.distill.importance import ImportancePool
@@ -126,7 +127,10 @@ class SelfDistillLoss(ChannelDistillLoss):
             targets: Deeper features to compare with instead of those in `features`: a meta-learner that
                 perturbs the student holds the targets fixed.
         """
-        if not torch.compiler.is_compiling() and len(features) != len(self.aligners) + 1:
-            raise ShapeError(f"got {len(features)} levels; this loss was built for {len(self.aligners) + 1}.")
+        if not torch.compiler.is_compiling():
+            if len(features) != len(self.aligners) + 1:
+                raise ShapeError(f"got {len(features)} levels; this loss was built for {len(self.aligners) + 1}.")
+            for level, (feature, align) in enumerate(zip(features[:-1], self.aligners, strict=True)):
+                check_feature(feature, f"features[{level}]", channels=align.in_channels)  # type: ignore[arg-type]
         aligned = [align(f) for align, f in zip(self.aligners, features[:-1], strict=True)]
         return self._pair_distances(aligned, self.targets(features) if targets is None else targets, mask)

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from kdinpaint._core.checks import check_binary_mask, describe
@@ -69,39 +69,48 @@ def open_image(path: str | Path) -> Image.Image:
             return ImageOps.exif_transpose(file)
     except FileNotFoundError as error:
         raise ImageFileError(f"{path} does not exist.") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        if isinstance(error, ImageFileError):
-            raise
+    except ImageFileError:
+        raise
+    except Exception as error:  # decoders raise struct.error and more on damaged files
         raise ImageFileError(f"{path} cannot be read as an image: {error}.") from error
 
 
-def read_pixels(image: ImageLike) -> Pixels:
+def read_pixels(image: ImageLike, *, channels: int | None = None) -> Pixels:
     """Take in an image of any supported kind.
+
+    Args:
+        image: See `Inpainter`.
+        channels: How many a model takes; in arrays of so many, the last one is not an alpha channel.
 
     Raises:
         ShapeError: Not an image, or an unsupported layout.
+        RangeError: A PIL image of mode I with more than 16 bits.
         ImageFileError: A file that cannot be read.
     """
     if isinstance(image, str | Path):
         image = open_image(image)
     if isinstance(image, Image.Image):
-        return _from_pil(image)
+        return _from_pil(image, channels)
     if isinstance(image, np.ndarray):
-        return _from_array(image)
+        return _from_array(image, channels)
     if isinstance(image, Tensor):
         return _from_tensor(image)
     raise ShapeError(f"image is {describe(image)}; expected a path, a PIL image, an array or a tensor.")
 
 
-def _from_pil(image: Image.Image) -> Pixels:
-    if image.mode not in ("L", "LA", "RGB", "RGBA", "I;16"):
+def _from_pil(image: Image.Image, channels: int | None) -> Pixels:
+    if image.mode not in ("L", "LA", "RGB", "RGBA", "I;16", "F"):
+        if image.mode == "I":
+            low, high = cast("tuple[int, int]", image.getextrema())
+            if low < 0 or high > 65535:
+                raise RangeError(f"image of mode I has values from {low} to {high}; expected 0 to 65535 (16 bits).")
         # Palettes cannot hold new colours; CMYK, YCbCr, 1-bit and others have no better equivalent.
-        transparent = "transparency" in image.info or image.mode in ("PA", "RGBa", "La")
-        target = "RGBA" if transparent else "L" if image.mode == "1" else "RGB"
-        image = image.convert("I;16" if image.mode.startswith("I") else target)
+        alpha = "RGBA" if "transparency" in image.info else "RGB"
+        target = {"1": "L", "La": "LA", "PA": "RGBA", "RGBa": "RGBA"}.get(image.mode, alpha)
+        # By way of I, because Pillow cuts other 16-bit modes to 8 bits on the way to I;16.
+        image = image.convert("I").convert("I;16") if image.mode.startswith("I") else image.convert(target)
     mode = image.mode
-    array = np.array(image)
-    inner = _from_array(array)
+    inner = _from_array(np.array(image), channels)
 
     def restore(merged: Tensor, extra: Tensor | None) -> Image.Image:
         values = inner.restore(merged, extra)
@@ -112,7 +121,7 @@ def _from_pil(image: Image.Image) -> Pixels:
     return Pixels(inner.stored, inner.extra, restore)
 
 
-def _from_array(array: np.ndarray[Any, Any]) -> Pixels:
+def _from_array(array: np.ndarray[Any, Any], channels: int | None) -> Pixels:
     shape = array.shape
     if array.dtype not in (np.uint8, np.uint16, np.float32, np.float64, np.float16) or array.ndim not in (2, 3, 4):
         raise ShapeError(
@@ -125,8 +134,8 @@ def _from_array(array: np.ndarray[Any, Any]) -> Pixels:
             f"image is an array of shape {shape}; channels come last in arrays. Use array.transpose(1, 2, 0), or "
             f"pass a torch tensor for channels first."
         )
-    tensor = torch.from_numpy(np.ascontiguousarray(batch.transpose(0, 3, 1, 2)))
-    stored, extra = _split_alpha(tensor)
+    tensor = _tensor(batch.transpose(0, 3, 1, 2))
+    stored, extra = (tensor, None) if tensor.shape[1] == channels else _split_alpha(tensor)
 
     def restore(merged: Tensor, extra: Tensor | None) -> np.ndarray[Any, Any]:
         whole = merged if extra is None else torch.cat([merged, extra], 1)
@@ -142,12 +151,17 @@ def _from_tensor(tensor: Tensor) -> Pixels:
             f"image is {describe(tensor)}; expected (H, W), (C, H, W) or (B, C, H, W) of float in [0, 1], uint8 or "
             f"uint16."
         )
-    batch = tensor.reshape((1,) * (4 - tensor.dim()) + tuple(shape))
+    batch = tensor.detach().reshape((1,) * (4 - tensor.dim()) + tuple(shape))
 
     def restore(merged: Tensor, extra: Tensor | None) -> Tensor:
         return merged.reshape(shape).to(device)
 
     return Pixels(batch.cpu(), None, restore)
+
+
+def _tensor(array: np.ndarray[Any, Any]) -> Tensor:
+    """As a tensor, sharing memory where PyTorch can: not with read-only arrays, which it warns of."""
+    return torch.from_numpy(np.require(array, requirements=["C", "W"]))
 
 
 def _split_alpha(tensor: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -179,17 +193,17 @@ def read_mask(mask: ImageLike, pixels: Pixels, *, threshold: float | None = None
         mask = open_image(mask)
     if isinstance(mask, Image.Image):
         mask = np.array(mask if mask.mode in ("1", "L", "I;16") else mask.convert("L"))
-    values = torch.from_numpy(np.ascontiguousarray(mask)) if isinstance(mask, np.ndarray) else mask
+    values = _tensor(mask) if isinstance(mask, np.ndarray) else mask
     if not isinstance(values, Tensor):
         raise ShapeError(f"mask is {describe(mask)}; expected a path, a PIL image, an array or a tensor.")
     levels = _LEVELS.get(values.dtype, 1)
-    values = values.cpu().double()
+    values = values.detach().cpu().double()
     if not bool(torch.isfinite(values).all()):
         raise RangeError("mask holds NaN or infinite values; expected 0 and 1, with 1 = hole.")
     top = float(values.max()) if values.numel() else 0.0
     if threshold is not None:
         values = (values / levels > threshold).double()
-    elif top in (1.0, levels):
+    elif top in (255.0, 65535.0):
         values = values / top
     hole = _mask_layout(values, pixels.stored)
     check_binary_mask(hole)

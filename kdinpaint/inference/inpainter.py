@@ -70,7 +70,8 @@ class Inpainter:
         Args:
             image: A path; a PIL image; an array (H, W), (H, W, C) or (B, H, W, C); a tensor (H, W), (C, H, W) or
                 (B, C, H, W); or a list of these. Numbers are uint8, uint16, or float in [0, 1]. Alpha channels of
-                PIL images and arrays are kept. Values inside the hole do not matter.
+                PIL images and arrays are kept, unless the model takes as many channels. Values inside the hole
+                do not matter.
             mask: Of the same height and width and of any of these kinds; two values, non-zero is the hole. One
                 mask may serve a batch; a list of images takes a list of masks.
             threshold: Accept a mask that is not binary: hole where its value, as a share of the format's
@@ -94,7 +95,7 @@ class Inpainter:
             return self._each(image, mask, threshold, output)
         if isinstance(mask, list | tuple):
             raise ShapeError("got a list of masks for one image; expected one mask.")
-        pixels = read_pixels(image)  # type: ignore[arg-type]
+        pixels = read_pixels(image, channels=self.model.in_channels)  # type: ignore[arg-type]
         hole = read_mask(mask, pixels, threshold=threshold)  # type: ignore[arg-type]
         self._warn_polarity(hole)
         known = torch.where(hole, 0.0, pixels.as_float())
@@ -173,9 +174,9 @@ def write_pil(image: Image.Image, path: Path) -> Path:
         try:
             image.save(temporary)
         except (ValueError, KeyError) as error:
-            raise ConfigError(f"{path.name!r}: {error}. PNG holds every kind of image.") from error
+            raise ConfigError(f"{path.name!r}: {error}. PNG holds all 8- and 16-bit images.") from error
         except OSError as error:
             if error.errno is None:
-                raise ConfigError(f"{path.name!r}: {error}. PNG holds every kind of image.") from error
+                raise ConfigError(f"{path.name!r}: {error}. PNG holds all 8- and 16-bit images.") from error
             raise
     return path

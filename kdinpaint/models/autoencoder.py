@@ -36,7 +36,7 @@ class AutoEncoder(nn.Module, PyTorchModelHubMixin, library_name="kdinpaint"):
         (B, in_channels, H, W) in [0, 1] -> the same
 
     Raises:
-        ConfigError: No levels.
+        ConfigError: No levels, or a level without channels.
 
     Example:
         >>> import torch
@@ -58,8 +58,8 @@ class AutoEncoder(nn.Module, PyTorchModelHubMixin, library_name="kdinpaint"):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if not channels:
-            raise ConfigError("channels is empty; expected the width of at least one level.")
+        if not channels or min(channels) < 1:
+            raise ConfigError(f"channels is {channels}; expected the width of at least one level, each at least 1.")
         limit = in_channels * 4 ** len(channels)
         if channels[-1] >= limit:
             warnings.warn(

@@ -48,7 +48,7 @@ class InpaintingNet(nn.Module, PyTorchModelHubMixin, library_name="kdinpaint"):
         image (B, C, H, W) in [0, 1], mask (B, 1, H, W) with 1 = hole -> (B, C, H, W) in [0, 1]
 
     Raises:
-        ConfigError: No levels, or an unknown filler.
+        ConfigError: No levels, a level without channels, or an unknown filler.
 
     Example:
         >>> import torch
@@ -80,8 +80,8 @@ class InpaintingNet(nn.Module, PyTorchModelHubMixin, library_name="kdinpaint"):
     ) -> None:
         super().__init__()
         check_choice(filler, ("parallel", "serial", "none"), "filler")
-        if not channels:
-            raise ConfigError("channels is empty; expected the width of at least one level.")
+        if not channels or min(channels) < 1:
+            raise ConfigError(f"channels is {channels}; expected the width of at least one level, each at least 1.")
         self.in_channels = in_channels
         self.channels = tuple(channels)
         self.stride = 2 ** len(channels)

@@ -17,7 +17,8 @@ def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
     Returns:
         (B, C, H', W') with H <= H' < H + multiple; x itself if nothing is missing.
     """
-    bottom, right = -x.shape[-2] % multiple, -x.shape[-1] % multiple
+    # Not -n % multiple: compilers with symbolic sizes fail on the remainder of a negative number.
+    bottom, right = (-(-n // multiple) * multiple - n for n in x.shape[-2:])
     if not torch.compiler.is_compiling() and not bottom and not right:
         return x
     return F.pad(x, (0, right, 0, bottom), mode="replicate")

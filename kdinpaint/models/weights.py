@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from kdinpaint._core.errors import WeightsError
-from kdinpaint._core.files import atomic_path, make_folder, write_text
+from kdinpaint._core.files import atomic_path, make_folder
 from kdinpaint.models.autoencoder import AutoEncoder
 from kdinpaint.models.inpainting import InpaintingNet
 
@@ -23,7 +23,7 @@ _WEIGHTS, _CONFIG = "model.safetensors", "config.json"
 
 
 def save_model(model: AutoEncoder | InpaintingNet, folder: str | Path) -> None:
-    """Write weights and configuration, each file atomically; earlier ones are replaced.
+    """Write weights and configuration; earlier files are replaced when both are complete.
 
     Args:
         model: The model; training state is not part of it.
@@ -34,11 +34,17 @@ def save_model(model: AutoEncoder | InpaintingNet, folder: str | Path) -> None:
     """
     folder = Path(folder)
     make_folder(folder)
-    with atomic_path(folder / _WEIGHTS) as path:
-        save_file({k: v.contiguous() for k, v in model.state_dict().items()}, path, metadata={"format": "pt"})
     options = cast("dict[str, Any]", model._hub_mixin_config)
     config = {"model": type(model).__name__} | {k: v for k, v in options.items() if k not in ("device", "dtype")}
-    write_text(folder / _CONFIG, json.dumps(config, indent=2, sort_keys=True))
+    # Both are written before either takes its place: a full disk leaves the earlier pair.
+    with atomic_path(folder / _CONFIG) as description:
+        description.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
+        with atomic_path(folder / _WEIGHTS) as weights:
+            state = {name: value.contiguous() for name, value in model.state_dict().items()}
+            try:
+                save_file(state, weights, metadata={"format": "pt"})
+            except SafetensorError as error:  # how it reports a full disk
+                raise OSError(str(error)) from error
 
 
 def load_model(source: str | Path, *, device: torch.device | str = "cpu") -> AutoEncoder | InpaintingNet:
@@ -68,8 +74,9 @@ def load_model(source: str | Path, *, device: torch.device | str = "cpu") -> Aut
             f"{weights.name} is not a safetensors file. Pickled weights can run code when they are read and are "
             f"not loaded; convert them with safetensors.torch.save_file first."
         )
-    model = _empty_model(folder / _CONFIG)
-    _compare(model, weights)
+    found = _inventory(weights)
+    model = _empty_model(folder / _CONFIG, limit=len(found))
+    _compare(model, found, weights)
     try:
         with safe_open(weights, framework="pt", device=str(device)) as file:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
@@ -79,39 +86,52 @@ def load_model(source: str | Path, *, device: torch.device | str = "cpu") -> Aut
     return model.requires_grad_(True).eval()
 
 
-def _empty_model(config: Path) -> AutoEncoder | InpaintingNet:
-    """The model of a configuration, without memory for its weights."""
+def _inventory(weights: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Number format and shape of every tensor of a file."""
+    try:
+        with safe_open(weights, framework="pt") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            return {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(_damaged(weights, error)) from error
+
+
+def _empty_model(config: Path, *, limit: int) -> AutoEncoder | InpaintingNet:
+    """The model of a configuration, without memory for its weights, of at most `limit` blocks a level."""
     try:
         options: dict[str, Any] = json.loads(config.read_text(encoding="utf-8"))
         cls = _CLASSES[options.pop("model")]
+        if options.get("blocks", 1) > limit:
+            raise ValueError(f"{options['blocks']} blocks a level and {limit} tensors in the weights")
         with torch.device("meta"):
             return cls(**options)
     except FileNotFoundError as error:
         raise WeightsError(f"{config} is missing; it says which model the weights belong to.") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+    except Exception as error:  # whatever constructors make of a foreign configuration
         raise WeightsError(
             f"{config} does not describe a kdinpaint model ({type(error).__name__}: {error}); expected the file "
             f"that save_model writes, naming one of {', '.join(_CLASSES)}."
         ) from error
 
 
-def _compare(model: nn.Module, weights: Path) -> None:
+def _compare(model: nn.Module, found: dict[str, tuple[str, tuple[int, ...]]], weights: Path) -> None:
     """Raise unless the file holds exactly the tensors of the model."""
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    try:
-        with safe_open(weights, framework="pt") as file:
-            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(_damaged(weights, error)) from error
     missing, extra = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
     shapes = [
-        f"{name} {found[name]} instead of {expected[name]}"
+        f"{name} {found[name][1]} instead of {expected[name]}"
         for name in sorted(expected.keys() & found.keys())
-        if expected[name] != found[name]
+        if expected[name] != found[name][1]
     ]
+    formats = sorted({kind for kind, _ in found.values()} - {"F16", "BF16", "F32", "F64"})
     problems = [
         f"{label} {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
-        for label, names in (("missing:", missing), ("not part of the model:", extra), ("shapes:", shapes))
+        for label, names in (
+            ("missing:", missing),
+            ("not part of the model:", extra),
+            ("shapes:", shapes),
+            ("not numbers with a fraction:", formats),
+        )
         if names
     ]
     if problems:

@@ -30,6 +30,8 @@ class DataConfig:
     """1 trains on grey photos, 3 on colour."""
     min_window: float = 0.5
     """Smallest window that is cut from a photo and resized, as a share of its shorter side."""
+    recolor: bool = False
+    """Shuffle channels, change gamma, contrast and brightness; worth much with a handful of photos."""
     holes: Literal["mixed", "strokes", "boxes"] = "mixed"
     """Shapes of the generated training masks."""
     hole_ratio: tuple[float, float] = (0.01, 0.6)

@@ -109,6 +109,7 @@ class Run:
             size=self.data.size,
             seed=self.seed,
             length=optim.steps * optim.batch,
+            recolor=self.data.recolor,
             min_window=self.data.min_window,
         )
 

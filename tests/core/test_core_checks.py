@@ -52,7 +52,11 @@ def test_what_is_right_passes():
         (lambda: check_mask(MASK[:1], IMAGE, same_size=False), ShapeError, "mask holds 1 masks"),
         (lambda: check_mask(MASK[..., 1:], IMAGE), ShapeError, r"mask is \(4, 4\) and the image \(4, 5\).*nearest"),
         (lambda: check_level_lists([IMAGE], [], ("a", "b")), ShapeError, "a has 1 levels and b 0"),
-        (lambda: check_level_lists([IMAGE], [MASK], ("a", "b")), ShapeError, "level 0: a is .* and b .*same resolution"),
+        (
+            lambda: check_level_lists([IMAGE], [MASK], ("a", "b")),
+            ShapeError,
+            "level 0: a is .* and b .*same resolution",
+        ),
         (lambda: check_image(IMAGE * torch.nan), RangeError, "120 values that are NaN or infinite"),
         (lambda: check_image(IMAGE * 400), RangeError, "from 200 to 200.*Divide by 255"),
         (lambda: check_image(IMAGE * 3), RangeError, r"from 1.5 to 1.5.*\(x \+ 1\) / 2"),

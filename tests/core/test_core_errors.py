@@ -30,7 +30,7 @@ def test_inherits_the_builtin_and_the_base(name):
     assert issubclass(error, BUILTIN[name])
     assert issubclass(error, errors.KDInpaintError)
     # Data-loader workers send errors through pickle.
-    assert str(pickle.loads(pickle.dumps(error("what came"))) ) == "what came"
+    assert str(pickle.loads(pickle.dumps(error("what came")))) == "what came"
     assert error.__doc__
 
 

@@ -41,9 +41,14 @@ def test_respects_the_umask(tmp_path):
 @pytest.mark.parametrize("error", [RuntimeError("boom"), KeyboardInterrupt()])
 def test_an_error_leaves_the_old_file_alone(tmp_path, error):
     write_text(tmp_path / "x", "old")
-    with pytest.raises(type(error)), atomic_path(tmp_path / "x") as temporary:
-        temporary.write_text("half")
-        raise error
+
+    def write():
+        with atomic_path(tmp_path / "x") as temporary:
+            temporary.write_text("half")
+            raise error
+
+    with pytest.raises(type(error)):
+        write()
     assert (tmp_path / "x").read_text() == "old"
     assert names(tmp_path) == ["x"]
 
@@ -51,7 +56,7 @@ def test_an_error_leaves_the_old_file_alone(tmp_path, error):
 def test_no_space_says_so_and_leaves_the_old_file_alone(tmp_path):
     write_text(tmp_path / "x", "old")
     with (
-        pytest.raises(OutputError, match="cannot write .*x: No space left on device.*Earlier files are untouched"),
+        pytest.raises(OutputError, match=r"cannot write .*x: No space left on device.*Earlier files are untouched"),
         atomic_path(tmp_path / "x"),
     ):
         raise OSError(28, "No space left on device")
@@ -68,7 +73,7 @@ def test_a_folder_in_the_place_is_refused(tmp_path):
 
 def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
     write_text(tmp_path / "x", "old")
-    with pytest.raises(OutputError, match="cannot make the folder .*Choose another place"):
+    with pytest.raises(OutputError, match=r"cannot make the folder .*Choose another place"):
         write_text(tmp_path / "x" / "y", "")
     with pytest.raises(OutputError, match="cannot make the folder"):
         make_folder(tmp_path / "x" / "y")

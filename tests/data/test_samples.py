@@ -136,3 +136,19 @@ def test_cutting_at_the_same_size_is_exact_and_smaller_is_antialiased(chelsea):
     assert torch.equal(exact.mul(255).round().byte(), photo[:, :, 16:80])
     stripes = torch.tensor([0, 255], dtype=torch.uint8).repeat(32).expand(3, 64, 64)
     assert cut_window(stripes, (0, 0, 64), 16)[:, 2:-2, 2:-2].sub(0.5).abs().max() < 0.1
+
+
+def test_recolor_changes_colours_only(photos):
+    plain_samples, colourful = make(photos, length=30), make(photos, recolor=True, length=30)
+    orders = set()
+    for before, after in zip(plain_samples, colourful, strict=True):
+        assert torch.equal(before["mask"], after["mask"])
+        assert 0 <= float(after["image"].min()) < float(after["image"].max()) <= 1
+        assert not torch.equal(before["image"], after["image"])
+        # Gamma, contrast and brightness rise with the value: within a channel the order of pixels stays.
+        ranks = [tuple(channel.flatten().argsort(stable=True)[::97].tolist()) for channel in before["image"]]
+        found = [tuple(channel.flatten().argsort(stable=True)[::97].tolist()) for channel in after["image"]]
+        if len(set(ranks)) == 3 and set(found) == set(ranks):
+            orders.add(tuple(ranks.index(f) for f in found))
+    assert len(orders) > 2
+    assert same(colourful[5], make(photos, recolor=True, length=30)[5])

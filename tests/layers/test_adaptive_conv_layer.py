@@ -1,5 +1,7 @@
 """AdaptiveConv2d: a fresh one is nn.Conv2d; what generates offsets and kernel; where gradients go."""
 
+from typing import ClassVar
+
 import pytest
 import torch
 from harness import SEEDS, ModuleContract, assert_equal, random_mask, randomise, seeded
@@ -23,16 +25,28 @@ def generated(conv, x, dtype=torch.float64):
 
 
 class TestAdaptiveConv2d(ModuleContract):
-    errors = {
-        "modulation": (ConfigError, "modulation is 'relu'; expected one of", lambda _: AdaptiveConv2d(2, 3, 3, modulation="relu")),
+    errors: ClassVar = {
+        "modulation": (
+            ConfigError,
+            "modulation is 'relu'; expected one of",
+            lambda _: AdaptiveConv2d(2, 3, 3, modulation="relu"),
+        ),
         "max_offset": (ConfigError, "max_offset is -1", lambda _: AdaptiveConv2d(2, 3, 3, max_offset=-1)),
         "channels": (ShapeError, "x has 5 channels.*expected 2", lambda t: t.build()(torch.ones(1, 5, 6, 8))),
         "dimensions": (ShapeError, "x is .*expected a floating-point", lambda t: t.build()(torch.ones(2, 6, 8))),
         "region": (ShapeError, r"region is .*\(1, 1, 6, 8\)", lambda t: t.build()(X, torch.ones(1, 1, 3, 4))),
         "too small": (ShapeError, "no output position", lambda _: AdaptiveConv2d(2, 3, 9)(X)),
-        "condition missing": (ShapeError, r"condition has shape None; expected \(1, 1, 6, 8\)", lambda t: t.conditioned()(X)),
+        "condition missing": (
+            ShapeError,
+            r"condition has shape None; expected \(1, 1, 6, 8\)",
+            lambda t: t.conditioned()(X),
+        ),
         "condition given": (ShapeError, "expected None", lambda t: t.build()(X, None, torch.ones(1, 1, 6, 8))),
-        "condition size": (ShapeError, r"expected \(1, 1, 6, 8\)", lambda t: t.conditioned()(X, None, torch.ones(1, 1, 3, 4))),
+        "condition size": (
+            ShapeError,
+            r"expected \(1, 1, 6, 8\)",
+            lambda t: t.conditioned()(X, None, torch.ones(1, 1, 3, 4)),
+        ),
     }
 
     def build(self, **factory):

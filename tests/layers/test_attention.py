@@ -1,6 +1,7 @@
 """GlobalLocalAttention: rows sum to one, the loop formula, known keys, the gate, pooling of keys."""
 
 import math
+from typing import ClassVar
 
 import pytest
 import torch
@@ -18,7 +19,9 @@ X = torch.randn(2, 4, 3, 5)
 
 def attend(block, x):
     """r_ij = softmax_j(Q_i K_j / sqrt d), sum_j r_ij V_j, position by position."""
-    query, key, value = (c.weight[:, :, 0, 0] @ x.flatten(2) + c.bias[:, None] for c in (block.query, block.key, block.value))
+    query, key, value = (
+        c.weight[:, :, 0, 0] @ x.flatten(2) + c.bias[:, None] for c in (block.query, block.key, block.value)
+    )
     out = torch.zeros_like(value)
     for b in range(x.shape[0]):
         for i in range(value.shape[-1]):
@@ -29,14 +32,22 @@ def attend(block, x):
 
 
 class TestGlobalLocalAttention(ModuleContract):
-    errors = {
+    errors: ClassVar = {
         "fusion": (ConfigError, "fusion is 'gate'; expected one of", lambda _: GlobalLocalAttention(4, fusion="gate")),
         "keys": (ConfigError, "max_keys is 0", lambda _: GlobalLocalAttention(4, max_keys=0)),
         "channels": (ShapeError, "x has 3 channels", lambda t: t.build()(torch.ones(1, 3, 4, 4))),
         "dimensions": (ShapeError, "x is .*expected", lambda t: t.build()(torch.ones(4, 4, 4))),
         "mask": (ShapeError, "1 = hole", lambda _: GlobalLocalAttention(4, known_keys=True)(X, torch.ones(3, 5))),
-        "mask batch": (ShapeError, "3 masks", lambda _: GlobalLocalAttention(4, known_keys=True)(X, torch.ones(3, 1, 3, 5))),
-        "mask size": (ShapeError, "only be reduced", lambda _: GlobalLocalAttention(4, known_keys=True)(X, torch.ones(2, 1, 2, 2))),
+        "mask batch": (
+            ShapeError,
+            "3 masks",
+            lambda _: GlobalLocalAttention(4, known_keys=True)(X, torch.ones(3, 1, 3, 5)),
+        ),
+        "mask size": (
+            ShapeError,
+            "only be reduced",
+            lambda _: GlobalLocalAttention(4, known_keys=True)(X, torch.ones(2, 1, 2, 2)),
+        ),
     }
 
     def build(self, **factory):

@@ -1,5 +1,7 @@
 """The plain blocks: formula, geometry of the step between levels."""
 
+from typing import ClassVar
+
 import pytest
 import torch
 from harness import Contract, ModuleContract, seeded
@@ -12,7 +14,7 @@ from kdinpaint.layers import ResidualBlock, downsampling_conv
 
 
 class TestResidualBlock(ModuleContract):
-    without = {"error": "documents none", "module_equals_function": "the oracle below is that test"}
+    without: ClassVar = {"error": "documents none", "module_equals_function": "the oracle below is that test"}
 
     def build(self, **factory):
         return ResidualBlock(3, dilation=2, **factory)
@@ -32,8 +34,8 @@ class TestResidualBlock(ModuleContract):
 
 class TestDownsamplingConv(Contract):
     smallest = 2
-    without = {"compiled": "the result is a torch.nn.Conv2d", "on_gpu": "the result is a torch.nn.Conv2d"}
-    errors = {
+    without: ClassVar = {"compiled": "the result is a torch.nn.Conv2d", "on_gpu": "the result is a torch.nn.Conv2d"}
+    errors: ClassVar = {
         "odd": (ConfigError, "stride is 3; expected 1 or an even number", lambda _: downsampling_conv(2, 3, stride=3)),
         "zero": (ConfigError, "stride is 0", lambda _: downsampling_conv(2, 3, stride=0)),
         "negative": (ConfigError, "stride is -2", lambda _: downsampling_conv(2, 3, stride=-2)),

@@ -1,12 +1,14 @@
 """FillerBlock: nothing when fresh, nothing outside the hole ever, the formula inside."""
 
+from typing import ClassVar
+
 import pytest
 import torch
 from harness import SEEDS, ModuleContract, random_mask, randomise, seeded
 from hypothesis import given
 from hypothesis import strategies as st
-from reference_ops import adaptive_conv2d_loop, covered
-from torch.nn import functional as F
+from reference_layers import filler
+from reference_ops import adaptive_conv2d_loop
 
 from kdinpaint import FillerBlock, adaptive_conv2d
 from kdinpaint._core.errors import ConfigError, ShapeError
@@ -21,41 +23,43 @@ MODES = {
 }
 
 
-def dense(block, x, mask, convolve):
-    """The block by its formula, everywhere, with `convolve(x, weight, offset, kernel, bias)` as Eq. 4; then cut."""
-
-    def adaptive(conv, value):
-        offset = F.conv2d(value, conv.offset_conv.weight, conv.offset_conv.bias, padding=1)
-        raw = F.conv2d(value, conv.kernel_conv.weight, conv.kernel_conv.bias, padding=1)
-        return convolve(value, conv.weight, offset, 2 * torch.sigmoid(raw), conv.bias)
-
-    hidden = F.leaky_relu(F.conv2d(x, block.entry.weight, block.entry.bias, block.stride, block.stride // 2 or 1), 0.2)
-    filled = adaptive(block.conv2, F.leaky_relu(adaptive(block.conv1, hidden), 0.2))
-    out = F.conv2d(hidden + filled, block.exit.weight, block.exit.bias)
-    return out * covered(mask, out.shape[-2:])
-
-
 class FillerContract(ModuleContract):
     def function(self, module, x, mask):
-        return dense(module, x, mask, lambda *t: adaptive_conv2d(*t, padding=1))
+        return filler(module, x, mask, lambda *t: adaptive_conv2d(*t, padding=1))
 
     def oracle(self, subject, x, mask):
-        return dense(subject, x, mask, lambda *t: adaptive_conv2d_loop(*t, (1, 1), (1, 1), (1, 1)))
+        return filler(subject, x, mask, lambda *t: adaptive_conv2d_loop(*t, (1, 1), (1, 1), (1, 1)))
 
 
 class TestParallelFiller(FillerContract):
     smallest = 2
-    errors = {
-        "serial channels": (ConfigError, "reads and writes the same", lambda _: FillerBlock(2, 4, stride=1, mode="serial")),
+    errors: ClassVar = {
+        "serial channels": (
+            ConfigError,
+            "reads and writes the same",
+            lambda _: FillerBlock(2, 4, stride=1, mode="serial"),
+        ),
         "serial stride": (ConfigError, "at stride 2.*mode='parallel'", lambda _: FillerBlock(4, 4, mode="serial")),
         "stride": (ConfigError, "stride is 3; expected 1 or an even number", lambda _: FillerBlock(2, 4, stride=3)),
         "conv": (ConfigError, "conv is 'gated'", lambda _: FillerBlock(2, 4, conv="gated")),
         "mode": (ConfigError, "mode is 'both'", lambda _: FillerBlock(2, 4, mode="both")),
         "modulation": (ConfigError, "modulation is 'x'", lambda _: FillerBlock(2, 4, modulation="x")),
-        "channels": (ShapeError, "x has 3 channels", lambda t: t.build()(torch.ones(1, 3, 4, 4), torch.ones(1, 1, 4, 4))),
+        "channels": (
+            ShapeError,
+            "x has 3 channels",
+            lambda t: t.build()(torch.ones(1, 3, 4, 4), torch.ones(1, 1, 4, 4)),
+        ),
         "mask": (ShapeError, "1 = hole", lambda t: t.build()(torch.ones(1, 2, 4, 4), torch.ones(4, 4))),
-        "batch": (ShapeError, "mask holds 3 masks", lambda t: t.build()(torch.ones(2, 2, 4, 4), torch.ones(3, 1, 4, 4))),
-        "mask too small": (ShapeError, "only be reduced", lambda t: t.build()(torch.ones(1, 2, 8, 8), torch.ones(1, 1, 3, 4))),
+        "batch": (
+            ShapeError,
+            "mask holds 3 masks",
+            lambda t: t.build()(torch.ones(2, 2, 4, 4), torch.ones(3, 1, 4, 4)),
+        ),
+        "mask too small": (
+            ShapeError,
+            "only be reduced",
+            lambda t: t.build()(torch.ones(1, 2, 8, 8), torch.ones(1, 1, 3, 4)),
+        ),
     }
 
     def build(self, **factory):
@@ -70,7 +74,7 @@ class TestParallelFiller(FillerContract):
 
 
 class TestSerialFiller(FillerContract):
-    without = {"error": "those of the parallel form: one class, listed above"}
+    without: ClassVar = {"error": "those of the parallel form: one class, listed above"}
 
     def build(self, **factory):
         return FillerBlock(4, 4, stride=1, mode="serial", **factory)

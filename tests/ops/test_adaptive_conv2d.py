@@ -1,5 +1,7 @@
 """adaptive_conv2d against torchvision, a plain loop and torch.nn.functional.conv2d, over all geometries."""
 
+from typing import ClassVar
+
 import pytest
 import torch
 from harness import SEEDS, Contract, assert_equal, random_mask, seeded
@@ -17,7 +19,9 @@ from kdinpaint._core.errors import ConfigError, ShapeError
 BACKENDS = ["torch", "reference", "torchvision"]
 
 
-def problem(batch, channels, outputs, kernel, size, stride, padding, dilation, *, reach=1.5, seed=0, dtype=torch.float64):
+def problem(
+    batch, channels, outputs, kernel, size, stride, padding, dilation, *, reach=1.5, seed=0, dtype=torch.float64
+):
     """Random tensors of a geometry, enlarged until there is an output: ((input, weight, offset, V, bias), options)."""
     size = tuple(max(n, d * (k - 1) + 1 - 2 * p) for n, k, p, d in zip(size, kernel, padding, dilation, strict=True))
     output = tuple(
@@ -72,7 +76,7 @@ def with_gradients(function, tensors, cotangent=None):
 
 class TestAdaptiveConv2dFunction(Contract):
     smallest = 1
-    errors = {
+    errors: ClassVar = {
         "weight": (ShapeError, r"weight is .*expected \(C_out, C_in, K, K\)", lambda t: t.broken(weight=torch.ones(3))),
         "stride": (ConfigError, "stride and dilation must be at least 1", lambda t: t.broken(stride=0)),
         "padding": (ConfigError, "padding at least 0", lambda t: t.broken(padding=-1)),
@@ -228,7 +232,10 @@ def test_samples_do_not_see_each_other(batch, seed):
     tensors, _ = small(seed, batch)
     x, weight, offset, kernel, bias = tensors
     whole = adaptive_conv2d(*tensors, padding=1)
-    alone = [adaptive_conv2d(x[i : i + 1], weight, offset[i : i + 1], kernel[i : i + 1], bias, padding=1) for i in range(batch)]
+    alone = [
+        adaptive_conv2d(x[i : i + 1], weight, offset[i : i + 1], kernel[i : i + 1], bias, padding=1)
+        for i in range(batch)
+    ]
     torch.testing.assert_close(torch.cat(alone), whole)
 
 
@@ -329,4 +336,6 @@ def test_matches_torchvision_on_every_device(device):
     tensors, geometry = problem(2, 8, 16, (3, 3), (16, 20), (1, 1), (1, 1), (1, 1), dtype=torch.float32)
     x, weight, offset, kernel, bias = (t.to(device) for t in tensors)
     value = adaptive_conv2d(x, weight, offset, kernel, bias, *geometry)
-    torch.testing.assert_close(value, deform_conv2d(x, offset, weight, bias, *geometry, mask=kernel), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(
+        value, deform_conv2d(x, offset, weight, bias, *geometry, mask=kernel), rtol=1e-3, atol=1e-4
+    )

@@ -1,5 +1,7 @@
 """Masks: the pyramid loses no hole pixel and is nested, composition is bit-exact, polarity and ratio."""
 
+from typing import ClassVar
+
 import pytest
 import torch
 from harness import SEEDS, Contract, assert_equal, random_mask, seeded
@@ -26,7 +28,7 @@ class MaskContract(Contract):
 
 class TestResizeMask(MaskContract):
     without = NO_GRADIENT
-    errors = {
+    errors: ClassVar = {
         "no mask": (*NOT_A_MASK, lambda _: resize_mask(torch.ones(4, 4), (2, 2))),
         "channels": (*NOT_A_MASK, lambda _: resize_mask(torch.ones(1, 3, 4, 4), (2, 2))),
         "larger": (ShapeError, "can only be reduced", lambda _: resize_mask(torch.ones(1, 1, 4, 4), (4, 5))),
@@ -47,7 +49,7 @@ class TestResizeMask(MaskContract):
 class TestMaskPyramid(MaskContract):
     without = NO_GRADIENT
     smallest = 4
-    errors = {
+    errors: ClassVar = {
         "no mask": (*NOT_A_MASK, lambda _: mask_pyramid(torch.ones(4, 4), [(2, 2)])),
         "larger": (ShapeError, "can only be reduced", lambda _: mask_pyramid(torch.ones(1, 1, 4, 4), [(2, 2), (8, 8)])),
     }
@@ -67,7 +69,7 @@ class TestMaskPyramid(MaskContract):
 
 class TestHoleRatio(MaskContract):
     without = NO_GRADIENT
-    errors = {"no mask": (*NOT_A_MASK, lambda _: hole_ratio(torch.ones(4, 4)))}
+    errors: ClassVar = {"no mask": (*NOT_A_MASK, lambda _: hole_ratio(torch.ones(4, 4)))}
 
     def make(self, dtype=torch.float32):
         return hole_ratio
@@ -81,7 +83,9 @@ class TestHoleRatio(MaskContract):
 
 class TestOrientMask(MaskContract):
     without = NO_GRADIENT
-    errors = {"polarity": (ConfigError, "polarity is 'white'; expected one of", lambda _: orient_mask(torch.ones(1), "white"))}
+    errors: ClassVar = {
+        "polarity": (ConfigError, "polarity is 'white'; expected one of", lambda _: orient_mask(torch.ones(1), "white"))
+    }
 
     def make(self, dtype=torch.float32):
         return lambda mask: orient_mask(mask, "known")
@@ -103,7 +107,7 @@ class TestOrientMask(MaskContract):
 
 
 class TestComposite(Contract):
-    errors = {
+    errors: ClassVar = {
         "channels": (ShapeError, "image has 3 channels.*expected 2", lambda t: t.broken(image=torch.ones(1, 3, 4, 4))),
         "dimensions": (ShapeError, "prediction is .*expected", lambda t: t.broken(prediction=torch.ones(2, 4, 4))),
         "mask size": (ShapeError, "expected equal sizes", lambda t: t.broken(mask=torch.ones(1, 1, 4, 5))),
@@ -119,7 +123,9 @@ class TestComposite(Contract):
         return composite
 
     def inputs(self, batch=2, height=6, width=8, dtype=torch.float32, seed=0):
-        prediction, image = torch.randn(2, batch, 3, height, width, generator=seeded(seed), dtype=torch.float64).to(dtype)
+        prediction, image = torch.randn(2, batch, 3, height, width, generator=seeded(seed), dtype=torch.float64).to(
+            dtype
+        )
         return prediction.clone(), image.clone(), random_mask(batch, height, width, seed)
 
     def sizes(self, batch, height, width):

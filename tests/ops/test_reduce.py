@@ -1,5 +1,7 @@
 """Masked means that survive empty holes and low precision; weighted sums."""
 
+from typing import ClassVar
+
 import pytest
 import torch
 from harness import Contract, random_mask, seeded
@@ -10,9 +12,13 @@ from kdinpaint.ops import masked_channel_mean, weighted_channel_sum
 
 
 class TestMaskedChannelMean(Contract):
-    errors = {
+    errors: ClassVar = {
         "values": (ShapeError, "values is .*expected", lambda _: masked_channel_mean(torch.ones(3, 4), torch.ones(1))),
-        "mask": (ShapeError, "expected equal sizes", lambda t: masked_channel_mean(t.inputs()[0], torch.ones(2, 1, 5, 8))),
+        "mask": (
+            ShapeError,
+            "expected equal sizes",
+            lambda t: masked_channel_mean(t.inputs()[0], torch.ones(2, 1, 5, 8)),
+        ),
         "batch": (ShapeError, "share one", lambda t: masked_channel_mean(t.inputs()[0], torch.ones(1, 1, 6, 8))),
     }
 
@@ -51,8 +57,12 @@ class TestMaskedChannelMean(Contract):
 
 class TestWeightedChannelSum(Contract):
     per_sample = False
-    errors = {
-        "shapes": (ShapeError, r"expected equal shapes \(B, C\)", lambda _: weighted_channel_sum(torch.ones(2, 3), torch.ones(2, 4))),
+    errors: ClassVar = {
+        "shapes": (
+            ShapeError,
+            r"expected equal shapes \(B, C\)",
+            lambda _: weighted_channel_sum(torch.ones(2, 3), torch.ones(2, 4)),
+        ),
         "dimensions": (ShapeError, r"\(B, C\)", lambda _: weighted_channel_sum(torch.ones(3), torch.ones(3))),
     }
 

@@ -109,7 +109,9 @@ def test_other_precisions(dtype):
     wide = [t.double() for t in (weight, rows, samples)]
     close = {"rtol": 0.05, "atol": 0.1, "check_dtype": False}
     torch.testing.assert_close(gather_rows(index, weight, rows), gather_rows_loop(index, *wide[:2]), **close)
-    torch.testing.assert_close(scatter_rows(index, weight, samples, 4), scatter_rows_loop(index, wide[0], wide[2], 4), **close)
+    torch.testing.assert_close(
+        scatter_rows(index, weight, samples, 4), scatter_rows_loop(index, wide[0], wide[2], 4), **close
+    )
     torch.testing.assert_close(dot_rows(index, rows, samples), dot_rows_loop(index, *wide[1:]), **close)
 
 

@@ -1,0 +1,131 @@
+"""Turn benchmarks/results/*.json into the tables of the documentation, docs/generated/*.md.
+
+python benchmarks/tables.py            write them
+python benchmarks/tables.py --check    fail if one is not what the results give
+"""
+
+import json
+import math
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+RESULTS, GENERATED = ROOT / "benchmarks" / "results", ROOT / "docs" / "generated"
+# Two-sided 95 % quantiles of Student's t by degrees of freedom.
+T95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---", *["--:"] * (len(header) - 1)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def machine(environment: dict[str, Any]) -> str:
+    parts = [environment["processor"], f"{environment['threads']} threads", f"torch {environment['torch']}"]
+    return ", ".join(parts)
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Mean, and half the width of the 95 % interval of the mean."""
+    return mean(values), T95[len(values) - 1] * stdev(values) / math.sqrt(len(values))
+
+
+def model_cost(content: dict[str, Any]) -> str:
+    rows = [
+        [f"`{name}`", f"{m['parameters'] / 1e6:.2f} M", f"{m['gmac']:.2f}", f"{m['milliseconds']:.0f}"]
+        for name, m in sorted(content["models"].items(), key=lambda item: item[1]["gmac"])
+    ]
+    gated = content["gated_convolution"]
+    rows.append(
+        ["gated-convolution generator, published", f"{gated['parameters'] / 1e6:.1f} M", f"{gated['gmac']:.1f}", "-"]
+    )
+    size = content["size"]
+    return (
+        markdown(["model", "parameters", f"GMAC at {size} x {size}", "ms an image"], rows)
+        + f"\n\n`{content['command']}`; {machine(content['environment'])}; hole of {content['hole_ratio']:.0%}.\n"
+    )
+
+
+def plain_vs_distilled(content: dict[str, Any]) -> str:
+    seeds = list(content["seeds"].values())
+    cells = list(seeds[0]["models"])
+
+    def value(seed: dict[str, Any], cell: str, metric: str, low: float | None) -> float:
+        model = seed["models"][cell]
+        part = model["overall"] if low is None else next(b for b in model["bins"] if b["low"] == low)
+        return float(part["metrics"][metric]["mean"])
+
+    columns = [
+        ("PSNR 10-20 %", "psnr", 0.1, 2),
+        ("PSNR 30-40 %", "psnr", 0.3, 2),
+        ("PSNR all", "psnr", None, 2),
+        ("hole PSNR all", "hole_psnr", None, 2),
+        ("SSIM 10-20 %", "ssim", 0.1, 4),
+        ("SSIM 30-40 %", "ssim", 0.3, 4),
+    ]
+    rows = []
+    for cell in cells:
+        texts = []
+        for _, metric, low, digits in columns:
+            values = [value(seed, cell, metric, low) for seed in seeds]
+            texts.append(f"{mean(values):.{digits}f} ± {stdev(values):.{digits}f}")
+        seconds = mean(seed["train_seconds"][cell.replace(", ", "-")] for seed in seeds)
+        parameters = seeds[0]["models"][cell]["parameters"] / 1e6
+        rows.append([cell, *texts, f"{parameters:.2f} M", f"{seconds:.0f} s"])
+    table = markdown(["", *(c[0] for c in columns), "parameters", "training"], rows)
+
+    differences = []
+    for better, worse in (
+        ("distilled", "plain"),
+        ("distilled, scratch", "plain, scratch"),
+        ("plain", "plain, scratch"),
+        ("distilled", "distilled, scratch"),
+    ):
+        texts = []
+        for _, metric, low, digits in columns:
+            centre, half = interval(
+                [value(seed, better, metric, low) - value(seed, worse, metric, low) for seed in seeds]
+            )
+            noise = "" if abs(centre) > half else " (noise)"
+            texts.append(f"{centre:+.{digits}f} ± {half:.{digits}f}{noise}")
+        differences.append([f"{better} - {worse}", *texts])
+    config = content["config"]
+    manifests = ", ".join(seed["manifest"][:12] for seed in seeds)
+    return (
+        table
+        + f"\n\nMean ± deviation over {len(seeds)} seeds.\n\n"
+        + markdown(["paired difference", *(c[0] for c in columns)], differences)
+        + "\n\nMean of the differences within a seed ± half the 95 % interval; *noise* where the interval holds 0.\n\n"
+        + f"`{content['command']}`; photos {content['photos']}; {config['size']} px, {config['teacher_steps']} steps "
+        f"of the teacher and {config['student_steps']} of each student, batch {config['batch']}, averaged weights; "
+        f"manifests {manifests}; {machine(content['environment'])}.\n"
+    )
+
+
+TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "model_cost": model_cost,
+    "plain_vs_distilled_bundled": plain_vs_distilled,
+    "plain_vs_distilled_photos": plain_vs_distilled,
+}
+
+
+def main(check: bool) -> int:
+    stale = []
+    for name, render in TABLES.items():
+        text = render(json.loads((RESULTS / f"{name}.json").read_text()))
+        target = GENERATED / f"{name}.md"
+        if check:
+            stale += [name] if not target.exists() or target.read_text() != text else []
+        else:
+            GENERATED.mkdir(parents=True, exist_ok=True)
+            target.write_text(text)
+    if stale:
+        print(f"not what the results give: {', '.join(stale)}; run python benchmarks/tables.py", file=sys.stderr)
+    return len(stale)
+
+
+if __name__ == "__main__":
+    sys.exit(main("--check" in sys.argv[1:]))
