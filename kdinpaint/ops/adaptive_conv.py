@@ -105,21 +105,17 @@ def _dispatch(
         output = _table_conv(input, weight, offset, kernel, bias, stride, padding, dilation, subset)
         if region is None or subset is not None:
             return output
-    elif backend == "torchvision":
-        from torchvision.ops import deform_conv2d  # importing torchvision takes a second that few need
-
-        output = deform_conv2d(
-            input.to(offset.dtype),
-            offset,
-            weight.to(offset.dtype),
-            None if bias is None else bias.to(offset.dtype),
-            stride,
-            padding,
-            dilation,
-            kernel.to(offset.dtype),
-        ).to(input.dtype)
     else:
-        output = adaptive_conv2d_reference(input, weight, offset, kernel, bias, stride, padding, dilation)
+        wide = torch.promote_types(input.dtype, offset.dtype)
+        x, w, o, v = (t.to(wide) for t in (input, weight, offset, kernel))
+        b = None if bias is None else bias.to(wide)
+        if backend == "torchvision":
+            from torchvision.ops import deform_conv2d  # importing torchvision takes a second that few need
+
+            output = deform_conv2d(x, o, w, b, stride, padding, dilation, v)
+        else:
+            output = adaptive_conv2d_reference(x, w, o, v, b, stride, padding, dilation)
+        output = output.to(input.dtype)
     return output if region is None else torch.where(region != 0, output, 0.0)
 
 

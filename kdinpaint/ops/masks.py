@@ -50,10 +50,11 @@ def orient_mask(mask: Tensor, polarity: Polarity) -> Tensor:
 def resize_mask(mask: Tensor, size: tuple[int, int], *, mode: MaskResize = "max") -> Tensor:
     """Bring a mask to the resolution of a feature level.
 
-    With "max", the default, 2x2 max-pooling (last odd row and column kept) is repeated as long as it does not
-    pass the target; what is left is covered by adaptive max-pooling, and so is a step from 3 cells to 2, because
-    networks that round sizes up and down put the second cell at different places. No hole pixel is lost, and
-    levels made from one mask are nested: at 256 pixels "nearest" keeps 29 % of a 3-pixel stroke at 1/8 resolution.
+    With "max", the default, max-pooling by two along each axis (last odd row and column kept) is repeated as long
+    as it does not pass the target; what is left is covered by adaptive max-pooling, and so is a step from 3 cells
+    to 2, because networks that round sizes up and down put the second cell at different places. No hole pixel is
+    lost, and levels made from one mask are nested: at 256 pixels "nearest" keeps 29 % of a 3-pixel stroke at 1/8
+    resolution.
 
     Args:
         mask: (B, 1, H, W), 1 = hole, float or bool.
@@ -81,15 +82,16 @@ def resize_mask(mask: Tensor, size: tuple[int, int], *, mode: MaskResize = "max"
     elif mode == "area":
         pooled = (F.adaptive_avg_pool2d(pooled, size) > 0.5).to(pooled.dtype)
     else:
-        while tuple(pooled.shape[-2:]) != tuple(size) and all(map(_can_halve, pooled.shape[-2:], size)):
-            pooled = F.max_pool2d(pooled, 2, ceil_mode=True)
+        while 2 in (window := [_window(n, m) for n, m in zip(pooled.shape[-2:], size, strict=True)]):
+            pooled = F.max_pool2d(pooled, window, ceil_mode=True)
         if tuple(pooled.shape[-2:]) != tuple(size):
             pooled = F.adaptive_max_pool2d(pooled, size)
     return pooled.to(mask.dtype)
 
 
-def _can_halve(cells: int, target: int) -> bool:
-    return (cells + 1) // 2 >= target and (cells, target) != (3, 2)
+def _window(cells: int, target: int) -> int:
+    """2 along an axis that can be halved without passing the target, else 1."""
+    return 2 if cells > target and (cells + 1) // 2 >= target and (cells, target) != (3, 2) else 1
 
 
 def mask_pyramid(mask: Tensor, sizes: Sequence[tuple[int, int]], *, mode: MaskResize = "max") -> list[Tensor]:

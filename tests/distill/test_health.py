@@ -9,6 +9,7 @@ from harness import SEEDS, Contract, seeded
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kdinpaint import TransferImportancePredictor
 from kdinpaint.distill import effective_channels, importance_correlation, importance_health
 
 
@@ -70,6 +71,14 @@ class TestImportanceCorrelation(Contract):
     def test_by_hand(self, weights, distances, expected):
         value = importance_correlation(torch.tensor(weights), torch.tensor(distances))
         assert value.item() == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("channels", range(2, 66, 7))
+def test_fresh_predictors_have_no_correlation(channels):
+    # Equal weights differ by rounding, and that must not be taken for a pattern.
+    weights = TransferImportancePredictor(channels)(torch.randn(3, channels, 4, 4))
+    weights = weights + 1e-8 * torch.randn(weights.shape)
+    assert importance_correlation(weights, torch.rand(3, channels)).item() == 0
 
 
 def test_health_by_hand():

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reference_layers import filler
 from reference_ops import adaptive_conv2d_loop
+from torch.utils.flop_counter import FlopCounterMode
 
 from kdinpaint import FillerBlock, adaptive_conv2d
 from kdinpaint._core.errors import ConfigError, ShapeError
@@ -31,7 +32,7 @@ class FillerContract(ModuleContract):
         return filler(subject, x, mask, lambda *t: adaptive_conv2d_loop(*t, (1, 1), (1, 1), (1, 1)))
 
 
-class TestParallelFiller(FillerContract):
+class TestFillerBlock(FillerContract):
     smallest = 2
     errors: ClassVar = {
         "serial channels": (
@@ -73,7 +74,7 @@ class TestParallelFiller(FillerContract):
         return [(batch, 4, height // 2, width // 2)]
 
 
-class TestSerialFiller(FillerContract):
+class TestFillerBlockSerial(FillerContract):
     without: ClassVar = {"error": "those of the parallel form: one class, listed above"}
 
     def build(self, **factory):
@@ -123,6 +124,18 @@ def test_gradients_reach_every_parameter_and_vanish_without_a_hole(name):
     block.zero_grad()
     (block(x, torch.zeros_like(mask)) ** 2).sum().backward()
     assert all(not p.grad.any() for p in block.parameters())
+
+
+def test_small_holes_cost_less():
+    block, x, work = FillerBlock(2, 4), torch.randn(1, 2, 16, 16), []
+    for rows in (0, 8, 16):
+        mask = torch.zeros(1, 1, 16, 16)
+        mask[..., :rows, :] = 1
+        with FlopCounterMode(display=False) as counter:
+            block(x, mask)
+        work.append(counter.get_total_flops())
+    assert work[0] < work[1] < work[2]
+    assert work[2] - work[1] == work[1] - work[0]
 
 
 def test_gradients_reach_a_fresh_block():

@@ -88,6 +88,7 @@ def test_student_starts_from_the_teachers_features(filler):
     for mine, theirs in zip(student.encode(image, intact), teacher.encode(image), strict=True):
         torch.testing.assert_close(mine, theirs)
     before = student.state_dict()["encoder.levels.0.0.weight"].clone()
+    assert not before[:, 3:].any()
     randomise(teacher, seed=9)
     assert_equal(student.state_dict()["encoder.levels.0.0.weight"], before)
 

@@ -45,6 +45,10 @@ class TestInpaintingNet(ModuleContract):
         x, hole = module.prepare(image, mask)
         return module.decoder(module.encoder(x, hole), x, hole)[..., : image.shape[-2], : image.shape[-1]]
 
+    @pytest.mark.slow
+    def test_compiled(self):
+        super().test_compiled()
+
     def oracle(self, subject, image, mask):
         x = torch.cat([image * ~mask + 1.0 * mask, mask.to(image.dtype)], 1)
         bottom, right = -image.shape[-2] % 4, -image.shape[-1] % 4

@@ -227,6 +227,16 @@ def test_nan_offsets_outside_the_region_reach_nothing():
     assert_equal(gradients, wanted)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_nan_kernels_outside_the_region_give_zero(backend):
+    (x, weight, offset, kernel, bias), _ = small()
+    region = random_mask(2, 4, 5)
+    kernel = torch.where(region, kernel, float("nan"))
+    value = adaptive_conv2d(x, weight, offset, kernel, bias, padding=1, region=region, backend=backend)
+    assert not value[(~region).expand_as(value)].any()
+    assert bool(torch.isfinite(value).all())
+
+
 @given(st.integers(2, 4), SEEDS)
 def test_samples_do_not_see_each_other(batch, seed):
     tensors, _ = small(seed, batch)
@@ -268,13 +278,14 @@ def test_expanded_arguments_work():
     assert_equal(value[0], value[1])
 
 
-def test_autocast_keeps_positions_exact():
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_autocast_keeps_positions_exact(backend):
     # Coordinates up to 300 rounded to bfloat16 would be off by a pixel: on noise that is an error of order one.
     tensors, geometry = problem(1, 2, 2, (3, 3), (3, 300), (1, 1), (1, 1), (1, 1), reach=2.0, dtype=torch.float32)
     expected, wanted = with_gradients(lambda *t: adaptive_conv2d(*t, *geometry), tensors)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         leaves = [t.clone().requires_grad_() for t in tensors]
-        value = adaptive_conv2d(*leaves, *geometry)
+        value = adaptive_conv2d(*leaves, *geometry, backend=backend)
     gradients = torch.autograd.grad(value, leaves, torch.randn(value.shape, generator=seeded(7)).to(value.dtype))
     assert value.dtype == torch.bfloat16
     assert all(g.dtype == torch.float32 for g in gradients)

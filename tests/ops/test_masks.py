@@ -170,7 +170,7 @@ def test_pyramid_that_rounds_up_covers_the_mask_and_is_nested(height, width, ste
             before, size = pyramid[number - 1], sizes[number]
             assert_equal(level, resize_mask(before, size))
             assert bool((level | (F.max_pool2d(before.float(), 2, ceil_mode=True) == 0)).all())
-            if 3 not in sizes[number - 1]:
+            if (3, 2) not in zip(sizes[number - 1], size, strict=True):
                 assert_equal(level.float(), F.max_pool2d(before.float(), 2, ceil_mode=True))
 
 
@@ -181,6 +181,24 @@ def test_pyramid_that_rounds_down_covers_the_mask(height, width, steps, seed, sh
         spread = level.repeat_interleave(2**number, -2).repeat_interleave(2**number, -1)
         inside = mask[..., : spread.shape[-2], : spread.shape[-1]]
         assert bool((spread | ~inside).all()), "a hole pixel lies in a known cell"
+
+
+@pytest.mark.parametrize("up", [True, False], ids=["rounding up", "rounding down"])
+def test_every_single_pixel_is_covered_at_every_level(up):
+    for length in range(1, 41):
+        alone = torch.eye(length)[:, None, :, None]  # one mask for each pixel of a column
+        for number, size in enumerate(levels(length, 40, 5, up=up)):
+            level = resize_mask(alone.expand(length, 1, length, 40), size)[..., 0].repeat_interleave(2**number, -1)
+            cells = min(length, level.shape[-1])
+            assert bool(level[:, 0].diagonal()[:cells].all()), f"{length} pixels, level {number}"
+
+
+@given(st.integers(1, 20), st.integers(1, 20), st.floats(0, 1), st.floats(0, 1), SEEDS)
+def test_rows_and_columns_are_reduced_independently(height, width, rows, columns, seed):
+    mask = random_mask(2, height, width, seed)
+    size = (1 + round(rows * (height - 1)), 1 + round(columns * (width - 1)))
+    assert_equal(resize_mask(resize_mask(mask, (size[0], width)), size), resize_mask(mask, size))
+    assert_equal(resize_mask(mask.mT, size[::-1]), resize_mask(mask, size).mT)
 
 
 @given(SIDES, SIDES, st.floats(0, 1), st.floats(0, 1), SEEDS)
