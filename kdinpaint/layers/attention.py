@@ -3,6 +3,7 @@
 from typing import Literal
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -99,15 +100,15 @@ class GlobalLocalAttention(nn.Module):
         if self.query is None or self.key is None or self.value is None:
             raise RuntimeError("fusion='local' has no attention branch")
         source = _pool_to(x, self.max_keys)
-        query = self.query(x).flatten(2).transpose(1, 2)
-        key = self.key(source).flatten(2)
+        query = rearrange(self.query(x), "b d h w -> b (h w) d")
+        key = rearrange(self.key(source), "b d h w -> b d (h w)")
         scores = query @ key * self.scale
         if self.known_keys and mask is not None:
             check_mask(mask, x, same_size=False)
             hole = resize_mask(mask, (source.shape[-2], source.shape[-1])).flatten(2) != 0
             hole = hole & ~hole.all(-1, keepdim=True)
             scores = scores.masked_fill(hole, -torch.inf)
-        return scores.softmax(-1), self.value(source).flatten(2).transpose(1, 2)
+        return scores.softmax(-1), rearrange(self.value(source), "b c h w -> b (h w) c")
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Apply the block.
@@ -123,7 +124,7 @@ class GlobalLocalAttention(nn.Module):
         far = near = None
         if self.query is not None:
             rows, values = self.attention(x, mask)
-            far = (rows @ values).transpose(1, 2).reshape(x.shape)
+            far = rearrange(rows @ values, "b (h w) c -> b c h w", h=x.shape[-2])
         if self.local is not None:
             near = self.local(x)
         if far is None or near is None:

@@ -4,19 +4,19 @@ import warnings
 from collections.abc import Sequence
 
 import torch
-from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
 from kdinpaint._core.checks import check_feature
 from kdinpaint._core.errors import ConfigError, KDInpaintWarning
 from kdinpaint.models.decoder import Decoder
 from kdinpaint.models.encoder import Encoder
+from kdinpaint.models.hub import HubModel
 from kdinpaint.models.padding import pad_to_multiple
 
 __all__ = ["AutoEncoder"]
 
 
-class AutoEncoder(nn.Module, PyTorchModelHubMixin, library_name="kdinpaint"):
+class AutoEncoder(nn.Module, HubModel):
     """Reconstructs an intact image through a bottleneck; its encoder features teach the inpainting encoder.
 
     It has no skips: with them the shallow levels would carry the image and the deep ones need not know it.

@@ -8,10 +8,17 @@ from torch import Tensor, nn
 from kdinpaint.layers.blocks import ResidualBlock, downsampling_conv
 from kdinpaint.layers.filler import FillerBlock
 
-__all__ = ["Encoder", "EncoderLevel"]
+__all__ = ["Encoder", "encoder_level"]
 
 
-class EncoderLevel(nn.Sequential):
+def encoder_level(
+    in_channels: int,
+    out_channels: int,
+    *,
+    blocks: int = 1,
+    device: torch.device | None = None,
+    dtype: torch.dtype | None = None,
+) -> nn.Sequential:
     """f_feat of Eq. 3: 4x4 convolution at stride 2, then residual blocks.
 
     Args:
@@ -21,20 +28,10 @@ class EncoderLevel(nn.Sequential):
         device: Of the parameters.
         dtype: Of the parameters.
     """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        *,
-        blocks: int = 1,
-        device: torch.device | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(
-            downsampling_conv(in_channels, out_channels, device=device, dtype=dtype),
-            *(ResidualBlock(out_channels, device=device, dtype=dtype) for _ in range(blocks)),
-        )
+    return nn.Sequential(
+        downsampling_conv(in_channels, out_channels, device=device, dtype=dtype),
+        *(ResidualBlock(out_channels, device=device, dtype=dtype) for _ in range(blocks)),
+    )
 
 
 class Encoder(nn.Module):
@@ -59,7 +56,7 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         self.levels = nn.ModuleList(
-            EncoderLevel(before, after, blocks=blocks, device=device, dtype=dtype)
+            encoder_level(before, after, blocks=blocks, device=device, dtype=dtype)
             for before, after in zip([in_channels, *channels[:-1]], channels, strict=True)
         )
         self.fillers = nn.ModuleList()

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Literal, overload
 
 import torch
-from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
 from kdinpaint._core.checks import check_choice, check_feature, check_mask
@@ -13,6 +12,7 @@ from kdinpaint.layers.attention import AttentionFusion
 from kdinpaint.layers.filler import FillerBlock, FillerConv
 from kdinpaint.models.decoder import Decoder
 from kdinpaint.models.encoder import Encoder
+from kdinpaint.models.hub import HubModel
 from kdinpaint.models.padding import pad_to_multiple
 
 __all__ = ["Filler", "InpaintingNet"]
@@ -20,7 +20,7 @@ __all__ = ["Filler", "InpaintingNet"]
 Filler = Literal["parallel", "serial", "none"]
 
 
-class InpaintingNet(nn.Module, PyTorchModelHubMixin, library_name="kdinpaint"):
+class InpaintingNet(nn.Module, HubModel):
     """Fills the hole of an image; the inpainting network of the paper, re-implemented.
 
     The input is the image with its hole painted over, and the mask. Each encoder level has a filler block

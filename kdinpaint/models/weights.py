@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -34,11 +34,9 @@ def save_model(model: AutoEncoder | InpaintingNet, folder: str | Path) -> None:
     """
     folder = Path(folder)
     make_folder(folder)
-    options = cast("dict[str, Any]", model._hub_mixin_config)
-    config = {"model": type(model).__name__} | {k: v for k, v in options.items() if k not in ("device", "dtype")}
     # Both are written before either takes its place: a full disk leaves the earlier pair.
     with atomic_path(folder / _CONFIG) as description:
-        description.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
+        description.write_text(json.dumps(model.configuration(), indent=2, sort_keys=True), encoding="utf-8")
         with atomic_path(folder / _WEIGHTS) as weights:
             state = {name: value.contiguous() for name, value in model.state_dict().items()}
             try:
@@ -48,7 +46,9 @@ def save_model(model: AutoEncoder | InpaintingNet, folder: str | Path) -> None:
 
 
 def load_model(source: str | Path, *, device: torch.device | str = "cpu") -> AutoEncoder | InpaintingNet:
-    """Read a model that `save_model` wrote. Nothing is executed, and shapes are compared before any memory is taken.
+    """Read a model that `save_model` or `save_pretrained` wrote.
+
+    Nothing in the files is executed, and shapes are compared before any memory is taken.
 
     Args:
         source: The folder, or the `model.safetensors` in it.

@@ -98,7 +98,7 @@ def write_feature_figure(
     pairs: ManifestPairs,
     *,
     rows: int = 4,
-    level: int = 1,
+    level: int = 0,
 ) -> dict[str, list[float]]:
     """The paper's argument in one picture: an encoder channel of the teacher and of each student.
 

@@ -166,8 +166,10 @@ class Run:
             manifest.save(path)
         return PairManifest.load(path)
 
-    def evaluate(self, models: Mapping[str, InpaintingNet], manifest: PairManifest) -> dict[str, Any]:
-        """Evaluate students and write `metrics.json`."""
+    def evaluate(
+        self, models: Mapping[str, InpaintingNet], manifest: PairManifest, *, extra: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Evaluate students and write `metrics.json`, with further results beside theirs."""
         pairs = manifest.pairs(common_folder(self.held_out), channels=self.data.channels)
         results = {
             "protocol": "default",
@@ -175,6 +177,7 @@ class Run:
             "seed": self.seed,
             "environment": environment(),
             "train_seconds": self.seconds,
+            **(extra or {}),
             "models": evaluate_models(models, pairs, size=self.data.size),
         }
         write_text(self.folder / "metrics.json", json.dumps(results, indent=1) + "\n")

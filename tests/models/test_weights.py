@@ -82,6 +82,7 @@ def test_the_hub_reads_the_folder(folder, capsys):
 def test_a_hub_folder_of_the_mixin_can_be_read_back_by_it(tmp_path, capsys):
     student().save_pretrained(tmp_path)
     assert_equal(InpaintingNet.from_pretrained(tmp_path)(IMAGE, MASK), student()(IMAGE, MASK))
+    assert_equal(load_model(tmp_path)(IMAGE, MASK), student()(IMAGE, MASK))
 
 
 def test_device_is_where_the_weights_go(folder, device):
