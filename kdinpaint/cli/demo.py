@@ -9,11 +9,11 @@ import torch
 import tyro
 
 from kdinpaint.cli.report import paired_difference, print_results
-from kdinpaint.data import demo_photos
+from kdinpaint.data import common_folder, demo_photos
 from kdinpaint.models import AutoEncoder, InpaintingNet, create_model
 from kdinpaint.training.config import DataConfig, DistillConfig, OptimConfig, RuntimeConfig, StudentConfig
 from kdinpaint.training.figures import write_contact_sheet, write_feature_figure
-from kdinpaint.training.run import Run, common_folder, config_dict
+from kdinpaint.training.run import Run, config_dict
 from kdinpaint.training.train import split_photos
 
 __all__ = ["DemoConfig", "command", "run_demo"]

@@ -12,7 +12,7 @@ from kdinpaint._core.errors import DataError
 from kdinpaint._core.files import make_folder
 from kdinpaint.data import list_images
 from kdinpaint.inference import Inpainter
-from kdinpaint.inference.convert import open_image
+from kdinpaint.inference.convert import load_image
 
 __all__ = ["InpaintConfig", "command"]
 
@@ -66,7 +66,7 @@ def _pairs(image: Path, mask: Path, output: Path) -> list[tuple[Path, Path, Path
 
 
 def _read_mask(path: Path, polarity: str) -> Image.Image:
-    mask = open_image(path)
+    mask = load_image(path)
     if polarity == "hole":
         return mask
     grey = mask if mask.mode == "L" else mask.convert("L")

@@ -1,9 +1,6 @@
-"""Image files: listing, reading to 8-bit tensors, and writing without ever leaving half a file."""
+"""Image files: listing them, and reading them to 8-bit tensors."""
 
-import io
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,17 +9,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from kdinpaint._core.checks import check_image, describe
-from kdinpaint._core.errors import ConfigError, DataError, ImageFileError, OutputError, ShapeError
-from kdinpaint._core.files import atomic_path
+from kdinpaint._core.errors import ConfigError, DataError
+from kdinpaint._core.images import MAX_PIXELS, PathLike, open_image
 
-__all__ = ["MAX_PIXELS", "list_images", "open_image", "read_image", "write_image"]
+__all__ = ["list_images", "read_image"]
 
-PathLike = str | os.PathLike[str]
-
-MAX_PIXELS = 100_000_000
 _SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
-_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 
 def list_images(root: PathLike) -> list[Path]:
@@ -71,41 +63,6 @@ def _refuse(error: OSError) -> None:
     raise DataError(f"{error.filename} cannot be listed: {error.strerror}. Check its permissions.") from error
 
 
-@contextmanager
-def open_image(path: PathLike, *, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
-    """Open an image with its header read, its size checked and nothing decoded yet.
-
-    Args:
-        path: The file.
-        max_pixels: Larger images are refused.
-
-    Yields:
-        The Pillow image. Whatever goes wrong while it is used is reported as ImageFileError.
-
-    Raises:
-        ImageFileError: The file is missing, foreign, damaged or too large.
-    """
-    try:
-        with Image.open(path) as image:
-            if image.width * image.height > max_pixels:
-                raise ImageFileError(
-                    f"{path} has {image.width} x {image.height} pixels, more than the limit of {max_pixels}. "
-                    f"If the file can be trusted, pass a larger max_pixels."
-                )
-            yield image
-    except ImageFileError:
-        raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageFileError(
-            f"{path} is too large: {error} The limit here is {max_pixels} pixels; if the file can be "
-            f"trusted, raise PIL.Image.MAX_IMAGE_PIXELS as well."
-        ) from error
-    except Exception as error:  # Pillow's decoders raise almost anything on damaged files
-        raise ImageFileError(
-            f"{path} cannot be read as an image ({type(error).__name__}: {error}). Restore or remove the file."
-        ) from error
-
-
 def read_image(path: PathLike, *, channels: int = 3, max_pixels: int = MAX_PIXELS) -> Tensor:
     """Read an image file as 8-bit colour or grey, upright.
 
@@ -151,43 +108,3 @@ def _eight_bit(image: Image.Image, channels: int) -> NDArray[np.uint8]:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
     return np.array(image.convert("L" if channels == 1 else "RGB"))
-
-
-def write_image(image: Tensor, path: PathLike) -> None:
-    """Write an image file, atomically: a failure leaves what was there before.
-
-    PNG and WebP are written without loss, JPEG at quality 95.
-
-    Args:
-        image: (1, H, W) or (3, H, W), uint8, or floating point in [0, 1] (rounded to 8 bit).
-        path: Ends in .png, .jpg, .jpeg or .webp; missing parent folders are created.
-
-    Raises:
-        ConfigError: Unknown suffix.
-        ShapeError: `image` has another shape or type.
-        RangeError: `image` is not finite or not in [0, 1].
-        OutputError: The file cannot be encoded or written.
-    """
-    suffix = Path(path).suffix.lower()
-    if suffix not in _FORMATS:
-        raise ConfigError(f"{path} ends in {suffix!r}; expected one of {', '.join(_FORMATS)}.")
-    is_image = isinstance(image, Tensor) and image.dim() == 3 and image.shape[0] in (1, 3)
-    if not is_image or not (image.dtype == torch.uint8 or image.is_floating_point()):
-        raise ShapeError(f"image is {describe(image)}; expected (1, H, W) or (3, H, W), uint8, or float in [0, 1].")
-    image = image.detach()
-    if image.is_floating_point():
-        check_image(image[None], "image")
-        image = image.float().mul(255).round().clamp(0, 255).to(torch.uint8)
-    pixels = image.permute(1, 2, 0).cpu().numpy()
-    encoded = io.BytesIO()
-    try:
-        Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(
-            encoded, format=_FORMATS[suffix], quality=95, lossless=True
-        )
-    except (OSError, ValueError) as error:
-        raise OutputError(
-            f"{path} cannot be written: an image of {tuple(image.shape)} does not encode as "
-            f"{_FORMATS[suffix]} ({error})."
-        ) from error
-    with atomic_path(Path(path)) as temporary:
-        temporary.write_bytes(encoded.getvalue())

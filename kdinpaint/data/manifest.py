@@ -9,7 +9,7 @@ from typing import Any
 
 from kdinpaint._core.errors import DataError
 from kdinpaint._core.files import write_text
-from kdinpaint.data.images import PathLike
+from kdinpaint._core.images import PathLike
 from kdinpaint.data.mask_files import MaskFolder
 from kdinpaint.data.mask_generator import MaskGenerator
 from kdinpaint.data.pair_build import build_entries

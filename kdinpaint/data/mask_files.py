@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from kdinpaint._core.checks import check_choice
 from kdinpaint._core.errors import DataError, RangeError
-from kdinpaint.data.images import PathLike, list_images, read_image
+from kdinpaint._core.images import PathLike
+from kdinpaint.data.images import list_images, read_image
 from kdinpaint.ops.masks import Polarity, orient_mask
 
 __all__ = ["MaskFolder"]

@@ -11,7 +11,8 @@ import numpy as np
 from torch import Tensor
 
 from kdinpaint._core.errors import ConfigError, DataError, KDInpaintWarning
-from kdinpaint.data.images import PathLike, read_image
+from kdinpaint._core.images import PathLike
+from kdinpaint.data.images import read_image
 from kdinpaint.data.mask_files import MaskFolder
 from kdinpaint.data.mask_generator import MaskGenerator
 from kdinpaint.data.pair_entry import PairEntry
@@ -38,7 +39,7 @@ def build_entries(
     _check(size, per_bin, pairs, bins, seed, windows_per_photo)
     rng = np.random.default_rng([seed, 0])
     files = PhotoFolder(photos, min_size=size, cache_bytes=0).paths
-    root = Path(photos) if isinstance(photos, str | os.PathLike) else _common_folder(files)
+    root = Path(photos) if isinstance(photos, str | os.PathLike) else common_folder(files)
     chosen = _choose_masks(masks, size, per_bin, pairs, bins, rng)
 
     turns = rng.permutation(len(files) * windows_per_photo).tolist()
@@ -80,7 +81,8 @@ def _check(
         raise ConfigError(f"bins are {tuple(bins)}; expected at least two edges in [0, 1], rising.")
 
 
-def _common_folder(files: list[Path]) -> Path:
+def common_folder(files: Sequence[Path]) -> Path:
+    """The deepest folder that holds all files: what the paths of a manifest built from a list are relative to."""
     return Path(os.path.commonpath([os.path.abspath(path.parent) for path in files]))
 
 

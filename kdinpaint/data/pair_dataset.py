@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from kdinpaint._core.errors import DataError, ImageFileError
-from kdinpaint.data.images import PathLike, check_channels, read_image
+from kdinpaint._core.images import PathLike
+from kdinpaint.data.images import check_channels, read_image
 from kdinpaint.data.windows import cut_window
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from kdinpaint._core.checks import check_choice
 from kdinpaint._core.errors import DataError, ImageFileError, KDInpaintError, KDInpaintWarning
-from kdinpaint.data.images import PathLike, check_channels, list_images, open_image, read_image
+from kdinpaint._core.images import PathLike, open_image
+from kdinpaint.data.images import check_channels, list_images, read_image
 
 __all__ = ["OnError", "PhotoFolder"]
 

@@ -11,12 +11,12 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from kdinpaint._core.checks import check_binary_mask, describe
-from kdinpaint._core.errors import ImageFileError, RangeError, ShapeError
+from kdinpaint._core.errors import RangeError, ShapeError
+from kdinpaint._core.images import MAX_PIXELS, open_image
 
-__all__ = ["Pixels", "open_image", "read_mask", "read_pixels"]
+__all__ = ["ImageLike", "Pixels", "load_image", "read_mask", "read_pixels"]
 
 ImageLike = str | Path | Image.Image | np.ndarray[Any, Any] | Tensor
-_MAX_PIXELS = 200_000_000
 _LEVELS = {torch.uint8: 255, torch.uint16: 65535}
 
 
@@ -52,27 +52,20 @@ class Pixels:
         return self.restore(merged, self.extra)
 
 
-def open_image(path: str | Path) -> Image.Image:
-    """Read an image file upright, refusing what is damaged or dangerously large.
+def load_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Read an image file, upright.
+
+    Args:
+        path: The file.
+        max_pixels: Larger images are refused before they are decoded.
 
     Raises:
-        ImageFileError: It cannot be read, or has more than 200 million pixels.
+        ImageFileError: It is missing, damaged or too large.
     """
-    try:
-        with Image.open(path) as file:
-            if file.width * file.height > _MAX_PIXELS:
-                raise ImageFileError(
-                    f"{path} declares {file.width} x {file.height} pixels, more than the {_MAX_PIXELS:,} that are "
-                    f"read from a file (a decompression bomb would). Open it yourself and pass the array."
-                )
-            file.load()
-            return ImageOps.exif_transpose(file)
-    except FileNotFoundError as error:
-        raise ImageFileError(f"{path} does not exist.") from error
-    except ImageFileError:
-        raise
-    except Exception as error:  # decoders raise struct.error and more on damaged files
-        raise ImageFileError(f"{path} cannot be read as an image: {error}.") from error
+    with open_image(path, max_pixels=max_pixels) as image:
+        ImageOps.exif_transpose(image, in_place=True)
+        image.load()
+        return image.copy()
 
 
 def read_pixels(image: ImageLike, *, channels: int | None = None) -> Pixels:
@@ -88,7 +81,7 @@ def read_pixels(image: ImageLike, *, channels: int | None = None) -> Pixels:
         ImageFileError: A file that cannot be read.
     """
     if isinstance(image, str | Path):
-        image = open_image(image)
+        image = load_image(image)
     if isinstance(image, Image.Image):
         return _from_pil(image, channels)
     if isinstance(image, np.ndarray):
@@ -190,7 +183,7 @@ def read_mask(mask: ImageLike, pixels: Pixels, *, threshold: float | None = None
         RangeError: Not binary, or not finite.
     """
     if isinstance(mask, str | Path):
-        mask = open_image(mask)
+        mask = load_image(mask)
     if isinstance(mask, Image.Image):
         mask = np.array(mask if mask.mode in ("1", "L", "I;16") else mask.convert("L"))
     values = _tensor(mask) if isinstance(mask, np.ndarray) else mask

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from kdinpaint._core.checks import check_choice, check_feature
 from kdinpaint._core.errors import ConfigError, ShapeError
 from kdinpaint.ops.adaptive_conv import Backend, adaptive_conv2d
+from kdinpaint.ops.geometry import Geometry, IntPair
 
 __all__ = ["AdaptiveConv2d", "Modulation"]
 
@@ -56,10 +57,10 @@ class AdaptiveConv2d(nn.Module):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: int | tuple[int, int],
-        stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] = 0,
-        dilation: int | tuple[int, int] = 1,
+        kernel_size: IntPair,
+        stride: IntPair = 1,
+        padding: IntPair = 0,
+        dilation: IntPair = 1,
         bias: bool = True,
         *,
         modulation: Modulation = "sigmoid",
@@ -75,35 +76,29 @@ class AdaptiveConv2d(nn.Module):
             raise ConfigError(f"max_offset is {max_offset}; expected a positive number of pixels, or None.")
         self.in_channels = in_channels
         self.out_channels = out_channels
-        self.kernel_size = _pair(kernel_size)
-        self.stride = _pair(stride)
-        self.padding = _pair(padding)
-        self.dilation = _pair(dilation)
+        self.geometry = Geometry.make(kernel_size, stride, padding, dilation)
+        self.kernel_size, self.stride, self.padding, self.dilation = self.geometry  # as on torch.nn.Conv2d
         self.modulation: Modulation = modulation
         self.max_offset = max_offset
         self.condition_channels = condition_channels
         self.backend: Backend = backend
 
         self.weight = nn.Parameter(
-            torch.empty(out_channels, in_channels, *self.kernel_size, device=device, dtype=dtype)
+            torch.empty(out_channels, in_channels, *self.geometry.kernel_size, device=device, dtype=dtype)
         )
         self.bias = nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype)) if bias else None
-        taps = self.kernel_size[0] * self.kernel_size[1]
 
         def generator(outputs: int) -> nn.Conv2d:
             return nn.Conv2d(
                 in_channels + condition_channels,
                 outputs,
-                self.kernel_size,
-                self.stride,
-                self.padding,
-                self.dilation,
+                *self.geometry,
                 device=device,
                 dtype=dtype,
             )
 
-        self.offset_conv = generator(2 * taps)
-        self.kernel_conv = None if modulation == "none" else generator(taps)
+        self.offset_conv = generator(2 * self.geometry.taps)
+        self.kernel_conv = None if modulation == "none" else generator(self.geometry.taps)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -152,9 +147,7 @@ class AdaptiveConv2d(nn.Module):
             offset,
             kernel,
             self.bias,
-            self.stride,
-            self.padding,
-            self.dilation,
+            *self.geometry[1:],
             region=region,
             backend=self.backend,
         )
@@ -163,12 +156,7 @@ class AdaptiveConv2d(nn.Module):
         check_feature(x, "x", channels=self.in_channels)
         if torch.compiler.is_compiling():
             return
-        geometry = zip(x.shape[-2:], self.padding, self.dilation, self.kernel_size, strict=True)
-        if any(n + 2 * p <= d * (k - 1) for n, p, d, k in geometry):
-            raise ShapeError(
-                f"x of {tuple(x.shape[-2:])} with kernel {self.kernel_size}, padding {self.padding}, dilation "
-                f"{self.dilation} has no output position. Use a larger input or more padding."
-            )
+        self.geometry.output_size((x.shape[-2], x.shape[-1]))
         expected = (x.shape[0], self.condition_channels, *x.shape[-2:]) if self.condition_channels else None
         given = None if condition is None else tuple(condition.shape)
         if given != expected:
@@ -181,10 +169,7 @@ class AdaptiveConv2d(nn.Module):
         """Constructor arguments that differ from the defaults."""
         text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}"
         for name, default in (("stride", (1, 1)), ("padding", (0, 0)), ("dilation", (1, 1))):
-            if getattr(self, name) != default:
-                text += f", {name}={getattr(self, name)}"
+            value = getattr(self, name)
+            if value != default:
+                text += f", {name}={value}"
         return text + f", modulation={self.modulation!r}"
-
-
-def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (value[0], value[1])

@@ -1,20 +1,19 @@
 """Adaptive convolution (Eq. 4): a convolution whose kernel and sampling positions differ per pixel."""
 
-import math
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from kdinpaint._core.checks import check_choice, check_feature, describe
-from kdinpaint._core.errors import ConfigError, ShapeError
+from kdinpaint._core.errors import ShapeError
+from kdinpaint.ops.geometry import Geometry, IntPair
 from kdinpaint.ops.reference import adaptive_conv2d_reference
 from kdinpaint.ops.sampling import gather_rows, sampling_table
 
 __all__ = ["Backend", "adaptive_conv2d"]
 
 Backend = Literal["auto", "reference", "torch", "torchvision"]
-IntPair = int | tuple[int, int]
 
 
 def adaptive_conv2d(
@@ -64,7 +63,7 @@ def adaptive_conv2d(
 
     Raises:
         ShapeError: Shapes do not fit each other.
-        ConfigError: Unknown backend.
+        ConfigError: Unknown backend; stride, padding or dilation out of range.
 
     Example:
         >>> import torch
@@ -75,8 +74,10 @@ def adaptive_conv2d(
         >>> torch.allclose(y, torch.nn.functional.conv2d(x, weight, padding=1), atol=1e-5)
         True
     """
-    stride, padding, dilation = _pair(stride), _pair(padding), _pair(dilation)
-    _check(input, weight, offset, kernel, bias, stride, padding, dilation, region, backend)
+    if not isinstance(weight, Tensor) or weight.dim() != 4:
+        raise ShapeError(f"weight is {describe(weight)}; expected (C_out, C_in, K, K).")
+    geometry = Geometry.make((weight.shape[-2], weight.shape[-1]), stride, padding, dilation)
+    _check(input, weight, offset, kernel, bias, geometry, region, backend)
 
     device = input.device.type
     if torch.is_autocast_enabled(device):
@@ -84,8 +85,8 @@ def adaptive_conv2d(
         input, weight = input.to(dtype), weight.to(dtype)
         bias = None if bias is None else bias.to(dtype)
         with torch.autocast(device, enabled=False):
-            return _dispatch(input, weight, offset, kernel, bias, stride, padding, dilation, region, backend)
-    return _dispatch(input, weight, offset, kernel, bias, stride, padding, dilation, region, backend)
+            return _dispatch(input, weight, offset, kernel, bias, geometry, region, backend)
+    return _dispatch(input, weight, offset, kernel, bias, geometry, region, backend)
 
 
 def _dispatch(
@@ -94,15 +95,13 @@ def _dispatch(
     offset: Tensor,
     kernel: Tensor,
     bias: Tensor | None,
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    dilation: tuple[int, int],
+    geometry: Geometry,
     region: Tensor | None,
     backend: Backend,
 ) -> Tensor:
     if backend in ("auto", "torch"):
         subset = None if region is None or torch.compiler.is_compiling() else region != 0
-        output = _table_conv(input, weight, offset, kernel, bias, stride, padding, dilation, subset)
+        output = _table_conv(input, weight, offset, kernel, bias, geometry, subset)
         if region is None or subset is not None:
             return output
     else:
@@ -112,9 +111,9 @@ def _dispatch(
         if backend == "torchvision":
             from torchvision.ops import deform_conv2d  # importing torchvision takes a second that few need
 
-            output = deform_conv2d(x, o, w, b, stride, padding, dilation, v)
+            output = deform_conv2d(x, o, w, b, geometry.stride, geometry.padding, geometry.dilation, v)
         else:
-            output = adaptive_conv2d_reference(x, w, o, v, b, stride, padding, dilation)
+            output = adaptive_conv2d_reference(x, w, o, v, b, geometry)
         output = output.to(input.dtype)
     return output if region is None else torch.where(region != 0, output, 0.0)
 
@@ -125,29 +124,20 @@ def _table_conv(
     offset: Tensor,
     kernel: Tensor,
     bias: Tensor | None,
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    dilation: tuple[int, int],
+    geometry: Geometry,
     subset: Tensor | None,
 ) -> Tensor:
     batch, channels, height, width = input.shape
-    out_channels, _, kernel_height, kernel_width = weight.shape
+    out_channels = weight.shape[0]
     out_height, out_width = kernel.shape[-2:]
     positions = None if subset is None else subset.reshape(-1).nonzero()[:, 0]
 
     index, sample_weight = sampling_table(
-        offset,
-        kernel.to(offset.dtype),
-        input_size=(height, width),
-        kernel_size=(kernel_height, kernel_width),
-        stride=stride,
-        padding=padding,
-        dilation=dilation,
-        positions=positions,
+        offset, kernel.to(offset.dtype), input_size=(height, width), geometry=geometry, positions=positions
     )
     rows = input.permute(0, 2, 3, 1).reshape(-1, channels)
     columns = gather_rows(index, sample_weight.to(input.dtype), rows)
-    columns = columns.reshape(-1, kernel_height * kernel_width * channels)
+    columns = columns.reshape(-1, geometry.taps * channels)
     matrix = weight.permute(2, 3, 1, 0).reshape(-1, out_channels)
     output = columns @ matrix if bias is None else torch.addmm(bias, columns, matrix)
     if positions is not None:
@@ -156,43 +146,22 @@ def _table_conv(
     return output.view(batch, out_height, out_width, out_channels).permute(0, 3, 1, 2)
 
 
-def _pair(value: IntPair) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
-
-
 def _check(
     input: Tensor,
     weight: Tensor,
     offset: Tensor,
     kernel: Tensor,
     bias: Tensor | None,
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    dilation: tuple[int, int],
+    geometry: Geometry,
     region: Tensor | None,
     backend: str,
 ) -> None:
     if torch.compiler.is_compiling():
         return
     check_choice(backend, ("auto", "reference", "torch", "torchvision"), "backend")
-    if not isinstance(weight, Tensor) or weight.dim() != 4:
-        raise ShapeError(f"weight is {describe(weight)}; expected (C_out, C_in, K, K).")
-    if min(*stride, *dilation) < 1 or min(padding) < 0:
-        raise ConfigError(
-            f"stride {stride}, dilation {dilation}, padding {padding}: stride and dilation must be at least 1, "
-            f"padding at least 0."
-        )
     check_feature(input, "input", channels=weight.shape[1])
-    size = tuple(
-        math.floor((n + 2 * p - d * (k - 1) - 1) / s) + 1
-        for n, p, d, k, s in zip(input.shape[-2:], padding, dilation, weight.shape[-2:], stride, strict=True)
-    )
-    if min(size) < 1:
-        raise ShapeError(
-            f"input of {tuple(input.shape[-2:])} with kernel {tuple(weight.shape[-2:])}, stride {stride}, padding "
-            f"{padding}, dilation {dilation} has no output position. Use a larger input or more padding."
-        )
-    taps = weight.shape[2] * weight.shape[3]
+    size = geometry.output_size((input.shape[-2], input.shape[-1]))
+    taps = geometry.taps
     expected = {"offset": (input.shape[0], 2 * taps, *size), "kernel": (input.shape[0], taps, *size)}
     if region is not None:
         expected["region"] = (input.shape[0], 1, *size)

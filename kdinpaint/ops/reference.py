@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from kdinpaint.ops.geometry import Geometry
+
 __all__ = ["adaptive_conv2d_reference"]
 
 
@@ -27,17 +29,15 @@ def adaptive_conv2d_reference(
     offset: Tensor,
     kernel: Tensor,
     bias: Tensor | None,
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    dilation: tuple[int, int],
+    geometry: Geometry,
 ) -> Tensor:
     """Loop over the taps of Eq. 4; arguments and result as in `adaptive_conv2d`."""
-    kernel_height, kernel_width = weight.shape[-2:]
+    (_, kernel_width), stride, padding, dilation = geometry
     out_height, out_width = kernel.shape[-2:]
     row = torch.arange(out_height, device=input.device)[:, None] * stride[0] - padding[0]
     column = torch.arange(out_width, device=input.device)[None, :] * stride[1] - padding[1]
     output = input.new_zeros(input.shape[0], weight.shape[0], out_height, out_width)
-    for tap in range(kernel_height * kernel_width):
+    for tap in range(geometry.taps):
         i, j = divmod(tap, kernel_width)
         y = row + i * dilation[0] + offset[:, 2 * tap]
         x = column + j * dilation[1] + offset[:, 2 * tap + 1]

@@ -25,6 +25,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from kdinpaint.ops.geometry import Geometry
+
 __all__ = ["dot_rows", "gather_rows", "sampling_table", "scatter_rows"]
 
 
@@ -33,10 +35,7 @@ def sampling_table(
     kernel: Tensor,
     *,
     input_size: tuple[int, int],
-    kernel_size: tuple[int, int],
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    dilation: tuple[int, int],
+    geometry: Geometry,
     positions: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Which rows of the channels-last input every sample reads, and with which weights.
@@ -50,10 +49,7 @@ def sampling_table(
         offset: (B, 2*kh*kw, Ho, Wo), pixels, (dy, dx) per tap.
         kernel: V, (B, kh*kw, Ho, Wo).
         input_size: (H, W) of the input.
-        kernel_size: (kh, kw).
-        stride: (vertical, horizontal).
-        padding: (vertical, horizontal).
-        dilation: (vertical, horizontal).
+        geometry: Of the convolution.
         positions: Flat indices into the B*Ho*Wo output positions, (P,) int64; all of them by default.
 
     Returns:
@@ -62,7 +58,8 @@ def sampling_table(
     """
     height, width = input_size
     batch, _, out_height, out_width = kernel.shape
-    taps = kernel_size[0] * kernel_size[1]
+    kernel_size, stride, padding, dilation = geometry
+    taps = geometry.taps
     device, dtype = kernel.device, kernel.dtype
 
     moved = offset.permute(0, 2, 3, 1).reshape(-1, taps, 2)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kdinpaint._core.errors import ConfigError, DataError
 from kdinpaint._core.files import make_folder, write_text
-from kdinpaint.data import MaskGenerator, PairManifest, PhotoFolder, TrainingSamples
+from kdinpaint.data import MaskGenerator, PairManifest, PhotoFolder, TrainingSamples, common_folder
 from kdinpaint.models import AutoEncoder, InpaintingNet
 from kdinpaint.training.config import DataConfig, OptimConfig, RuntimeConfig, StudentConfig
 from kdinpaint.training.engine import Stage, make_accelerator
@@ -182,15 +182,6 @@ class Run:
         }
         write_text(self.folder / "metrics.json", json.dumps(results, indent=1) + "\n")
         return results
-
-
-def common_folder(files: Sequence[Path]) -> Path:
-    """The deepest folder that holds all files: what the paths in a manifest are relative to."""
-    parents = [file.resolve().parent for file in files]
-    shared = parents[0]
-    while any(shared != p and shared not in p.parents for p in parents):
-        shared = shared.parent
-    return shared
 
 
 def _no_hole(size: tuple[int, int], rng: np.random.Generator) -> Tensor:

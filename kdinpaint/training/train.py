@@ -6,11 +6,11 @@ from typing import Any, cast
 import torch
 
 from kdinpaint._core.errors import ConfigError, DataError, WeightsError
-from kdinpaint.data import list_images
+from kdinpaint.data import common_folder, list_images
 from kdinpaint.models import AutoEncoder, InpaintingNet, create_model, load_model
 from kdinpaint.training.config import TrainConfig
 from kdinpaint.training.figures import write_contact_sheet
-from kdinpaint.training.run import Run, common_folder, config_dict
+from kdinpaint.training.run import Run, config_dict
 
 __all__ = ["split_photos", "teacher_name", "train"]
 

@@ -1,7 +1,6 @@
 import errno
 import os
 import struct
-import tempfile
 import zlib
 
 import numpy as np
@@ -9,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from kdinpaint._core.errors import ConfigError, DataError, ImageFileError, OutputError, RangeError, ShapeError
-from kdinpaint.data import list_images, read_image, write_image
+from kdinpaint._core.errors import ConfigError, DataError, ImageFileError
+from kdinpaint.data import list_images, read_image
 
 
 def tensor(image):
@@ -181,66 +180,3 @@ class TestReadImage:
         chelsea.save(tmp_path / "a.png")
         with pytest.raises(ConfigError, match=r"channels is 2; expected 3 \(RGB\) or 1 \(grey\)"):
             read_image(tmp_path / "a.png", channels=2)
-
-
-class TestWriteImage:
-    @pytest.mark.parametrize("suffix", ["png", "webp", "PNG"])
-    def test_without_loss(self, tmp_path, chelsea, suffix):
-        path = tmp_path / "new" / "folder" / f"a.{suffix}"
-        for image in (tensor(chelsea), tensor(chelsea)[:1]):
-            write_image(image, path)
-            assert torch.equal(read_image(path, channels=image.shape[0]), image)
-
-    def test_jpeg_is_close(self, tmp_path, chelsea):
-        write_image(tensor(chelsea), tmp_path / "a.jpg")
-        assert (read_image(tmp_path / "a.jpg").float() - tensor(chelsea).float()).abs().mean() < 5
-
-    @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
-    def test_floats_are_rounded(self, tmp_path, dtype):
-        levels = torch.arange(256).reshape(1, 16, 16)
-        for shift in (-0.4, 0, 0.4):
-            image = ((levels + shift) / 255).clamp(0, 1).to(dtype)
-            write_image(image.requires_grad_(), tmp_path / "a.png")
-            expected = levels if shift == 0 or dtype != torch.float16 else image.float().mul(255).round()
-            assert torch.equal(read_image(tmp_path / "a.png", channels=1), expected.to(torch.uint8))
-
-    def test_nothing_is_written_for_wrong_input(self, tmp_path):
-        image = torch.zeros(3, 8, 8)
-        with pytest.raises(ConfigError, match=r"a.gif ends in '.gif'; expected one of .png, .jpg, .jpeg, .webp"):
-            write_image(image, tmp_path / "sub" / "a.gif")
-        for wrong in (image[0], torch.zeros(2, 8, 8), torch.zeros(3, 8, 8, dtype=torch.int64)):
-            with pytest.raises(ShapeError, match=r"expected \(1, H, W\) or \(3, H, W\), uint8, or float"):
-                write_image(wrong, tmp_path / "sub" / "a.png")
-        for wrong in (image + 200, image - 1, image * torch.nan):
-            with pytest.raises(RangeError, match="expected"):
-                write_image(wrong, tmp_path / "sub" / "a.png")
-        assert not (tmp_path / "sub").exists()
-
-    def test_a_full_disk_leaves_the_old_file_and_nothing_else(self, tmp_path, monkeypatch):
-        write_image(torch.zeros(3, 8, 8), tmp_path / "a.png")
-
-        def full(_):
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-        monkeypatch.setattr(os, "fsync", full)
-        with pytest.raises(OutputError, match=r"a.png: No space left on device"):
-            write_image(torch.ones(3, 8, 8), tmp_path / "a.png")
-        assert os.listdir(tmp_path) == ["a.png"]
-        assert read_image(tmp_path / "a.png").max() == 0
-
-    def test_places_that_cannot_be_written(self, tmp_path, monkeypatch):
-        (tmp_path / "file").touch()
-        (tmp_path / "folder.png").mkdir()
-        for place in (tmp_path / "file" / "a.png", tmp_path / "folder.png"):
-            with pytest.raises(OutputError, match=r"Choose another place|choose another place"):
-                write_image(torch.zeros(1, 8, 8), place)
-        with pytest.raises(OutputError, match=r"\(3, 1, 20000\) does not encode as WEBP"):
-            write_image(torch.zeros(3, 1, 20000), tmp_path / "long.webp")
-        assert sorted(os.listdir(tmp_path)) == ["file", "folder.png"]
-
-        def locked(**_):
-            raise PermissionError(errno.EACCES, "Permission denied")
-
-        monkeypatch.setattr(tempfile, "mkstemp", locked)
-        with pytest.raises(OutputError, match="Permission denied"):
-            write_image(torch.zeros(1, 8, 8), tmp_path / "a.png")

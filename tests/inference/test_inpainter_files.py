@@ -226,31 +226,30 @@ def test_damaged_files_are_reported_as_such(files, kind):
                 damaged[place] = rng.integers(256)
         (files / "damaged").write_bytes(damaged)
         with contextlib.suppress(ImageFileError):  # any other error fails
-            convert.open_image(files / "damaged")
+            convert.load_image(files / "damaged")
             refused -= 1
         refused += 1
     assert refused
 
 
 def test_a_tag_that_cannot_be_parsed_is_reported(files, monkeypatch):
-    def broken(_):
+    def broken(_, **options):
         raise struct.error("required argument is not an integer")
 
     monkeypatch.setattr(convert.ImageOps, "exif_transpose", broken)
-    with pytest.raises(ImageFileError, match="cannot be read as an image: required argument"):
+    with pytest.raises(ImageFileError, match=r"cannot be read as an image .*required argument"):
         INPAINT(files / "image.png", MASK)
 
 
 def test_bombs_are_refused_before_they_are_decoded(files, monkeypatch):
-    monkeypatch.setattr(convert, "_MAX_PIXELS", 100)
     monkeypatch.setattr(Image.Image, "load", lambda _: pytest.fail("decoded"))
-    with pytest.raises(ImageFileError, match=r"declares 18 x 12 pixels, more than the 100 that are read"):
-        INPAINT(files / "image.png", MASK)
+    with pytest.raises(ImageFileError, match=r"has 18 x 12 pixels, more than the limit of 100"):
+        convert.load_image(files / "image.png", max_pixels=100)
 
 
 def test_pillows_own_limit_is_reported_alike(files, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
-    with pytest.raises(ImageFileError, match="decompression bomb"):
+    with pytest.raises(ImageFileError, match="is too large"):
         INPAINT(files / "image.png", MASK)
 
 

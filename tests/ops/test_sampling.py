@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from reference_ops import dot_rows_loop, gather_rows_loop, scatter_rows_loop
 from torch.autograd import gradcheck, gradgradcheck
 
+from kdinpaint.ops.geometry import Geometry
 from kdinpaint.ops.sampling import dot_rows, gather_rows, sampling_table, scatter_rows
 
 
@@ -121,7 +122,7 @@ def test_scatter_is_deterministic():
     assert all(torch.equal(scatter_rows(index, weight, samples, 3), first) for _ in range(3))
 
 
-GEOMETRY = {"input_size": (4, 5), "kernel_size": (2, 2), "stride": (1, 1), "padding": (0, 0), "dilation": (1, 1)}
+GEOMETRY = {"input_size": (4, 5), "geometry": Geometry.make(2)}
 
 
 def test_table_of_unmoved_taps_reads_single_rows():
