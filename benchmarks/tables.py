@@ -1,4 +1,4 @@
-"""Turn benchmarks/results/*.json into the tables of the documentation, docs/generated/*.md.
+"""Turn benchmarks/results/*.json into the tables of the documentation, between their begin and end comments.
 
 python benchmarks/tables.py            write them
 python benchmarks/tables.py --check    fail if one is not what the results give
@@ -6,6 +6,7 @@ python benchmarks/tables.py --check    fail if one is not what the results give
 
 import json
 import math
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from statistics import mean, stdev
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-RESULTS, GENERATED = ROOT / "benchmarks" / "results", ROOT / "docs" / "generated"
+RESULTS, METHOD = ROOT / "benchmarks" / "results", ROOT / "docs" / "method"
 # Two-sided 95 % quantiles of Student's t by degrees of freedom.
 T95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 
@@ -105,26 +106,28 @@ def plain_vs_distilled(content: dict[str, Any]) -> str:
     )
 
 
-TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
-    "model_cost": model_cost,
-    "plain_vs_distilled_bundled": plain_vs_distilled,
-    "plain_vs_distilled_photos": plain_vs_distilled,
+TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
+    "model_cost": ("cost.md", model_cost),
+    "plain_vs_distilled_bundled": ("results.md", plain_vs_distilled),
+    "plain_vs_distilled_photos": ("results.md", plain_vs_distilled),
 }
+"""By name of the result file: the page that shows it, and how."""
 
 
 def main(check: bool) -> int:
-    stale = []
-    for name, render in TABLES.items():
-        text = render(json.loads((RESULTS / f"{name}.json").read_text()))
-        target = GENERATED / f"{name}.md"
-        if check:
-            stale += [name] if not target.exists() or target.read_text() != text else []
-        else:
-            GENERATED.mkdir(parents=True, exist_ok=True)
-            target.write_text(text)
-    if stale:
-        print(f"not what the results give: {', '.join(stale)}; run python benchmarks/tables.py", file=sys.stderr)
-    return len(stale)
+    stale = 0
+    for name, (page, render) in TABLES.items():
+        table = render(json.loads((RESULTS / f"{name}.json").read_text()))
+        path = METHOD / page
+        before = path.read_text()
+        pattern = rf"(<!-- begin {name} -->\n).*?(<!-- end {name} -->)"
+        after = re.sub(pattern, lambda found, table=table: found[1] + table + found[2], before, flags=re.DOTALL)
+        if check and after != before:
+            stale += 1
+            print(f"{page}: {name} is not what the results give; run python benchmarks/tables.py", file=sys.stderr)
+        elif not check:
+            path.write_text(after)
+    return stale
 
 
 if __name__ == "__main__":
