@@ -73,10 +73,9 @@ def plain_vs_distilled(content: dict[str, Any]) -> str:
         for _, metric, low, digits in columns:
             values = [value(seed, cell, metric, low) for seed in seeds]
             texts.append(f"{mean(values):.{digits}f} ± {stdev(values):.{digits}f}")
-        seconds = mean(seed["train_seconds"][cell.replace(", ", "-")] for seed in seeds)
         parameters = seeds[0]["models"][cell]["parameters"] / 1e6
-        rows.append([cell, *texts, f"{parameters:.2f} M", f"{seconds:.0f} s"])
-    table = markdown(["", *(c[0] for c in columns), "parameters", "training"], rows)
+        rows.append([cell, *texts, f"{parameters:.2f} M"])
+    table = markdown(["", *(c[0] for c in columns), "parameters"], rows)
 
     differences = []
     for better, worse in (
