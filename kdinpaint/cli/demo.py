@@ -58,6 +58,10 @@ def command(config: Annotated[DemoConfig, tyro.conf.arg(name="")]) -> None:
 def run_demo(config: DemoConfig) -> dict[str, Any]:
     """Do the work; returns what metrics.json holds."""
     photos, held_out = _photos(config)
+    print(
+        f"A teacher, a plain and a distilled student on {len(photos)} photographs, measured on {len(held_out)} others: "
+        f"about six minutes on two cores. Ctrl-C is safe: the same command goes on."
+    )
     run = Run(
         config.out,
         config={"demo": config_dict(config)},

@@ -1,5 +1,6 @@
 """The one training loop: a stage optimises one objective, and can stop and go on exactly at any step."""
 
+import sys
 import time
 from collections.abc import Iterator, Sequence, Sized
 from dataclasses import dataclass
@@ -151,6 +152,7 @@ class Stage:
             desc=self.name,
             unit="step",
             dynamic_ncols=True,
+            mininterval=0.1 if sys.stderr.isatty() else 10.0,
             disable=not self.accelerator.is_local_main_process,
         )
         try:
