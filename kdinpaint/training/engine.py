@@ -1,5 +1,6 @@
 """The one training loop: a stage optimises one objective, and can stop and go on exactly at any step."""
 
+import math
 import sys
 import time
 from collections.abc import Iterator, Sequence, Sized
@@ -99,7 +100,7 @@ class Stage:
         if self.config.schedule == "constant":
             return 1.0
         share = min(step / self.config.steps, 1.0)
-        return 0.1 + 0.9 * 0.5 * (1 + float(torch.cos(torch.tensor(share * torch.pi))))
+        return 0.1 + 0.9 * 0.5 * (1 + math.cos(share * math.pi))
 
     @property
     def checkpoint(self) -> Path:
@@ -117,7 +118,7 @@ class Stage:
 
         Raises:
             KeyboardInterrupt: After Ctrl-C or SIGTERM, with everything on disk.
-            KDInpaintError: The loss is not finite.
+            KDInpaintError: Weights are not finite; they are not saved.
             CheckpointError: The checkpoint cannot be read or does not fit.
             OutputError: The checkpoint cannot be written.
         """
