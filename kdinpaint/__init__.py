@@ -7,6 +7,7 @@ from kdinpaint.distill import (
     SelfDistillLoss,
     TransferImportancePredictor,
 )
+from kdinpaint.exporting import export
 from kdinpaint.inference import Inpainter
 from kdinpaint.layers import AdaptiveConv2d, FillerBlock, GlobalLocalAttention
 from kdinpaint.models import AutoEncoder, InpaintingNet, create_model, list_models
@@ -28,5 +29,6 @@ __all__ = [
     "TransferImportancePredictor",
     "adaptive_conv2d",
     "create_model",
+    "export",
     "list_models",
 ]

@@ -47,25 +47,30 @@ def adaptive_conv2d_loop(
     return out.permute(0, 3, 1, 2)
 
 
-def gather_rows_loop(index: Tensor, weight: Tensor, rows: Tensor) -> Tensor:
-    """out[n] = sum_i weight[n, i] rows[index[n, i]]."""
-    out = [
-        sum((weight[n, i] * rows[int(index[n, i])] for i in range(4)), rows.new_zeros(())) for n in range(len(index))
-    ]
+def corner_rows(first: Tensor, width: int) -> Tensor:
+    """(N, 4), the rows that a sample reads: one, its right neighbour, and the two below."""
+    return torch.stack([first, first + 1, first + width, first + width + 1], 1).long()
+
+
+def gather_rows_loop(first: Tensor, weight: Tensor, rows: Tensor, width: int) -> Tensor:
+    """out[n] = sum_i weight[n, i] rows[at[n, i]]."""
+    at = corner_rows(first, width)
+    out = [sum((weight[n, i] * rows[at[n, i]] for i in range(4)), rows.new_zeros(())) for n in range(len(at))]
     return torch.stack(out) if out else rows.new_zeros(0, rows.shape[1])
 
 
-def scatter_rows_loop(index: Tensor, weight: Tensor, samples: Tensor, count: int) -> Tensor:
-    """rows[index[n, i]] += weight[n, i] samples[n]."""
-    rows = samples.new_zeros(count, samples.shape[1])
+def scatter_rows_loop(first: Tensor, weight: Tensor, samples: Tensor, width: int, count: int) -> Tensor:
+    """rows[at[n, i]] += weight[n, i] samples[n]."""
+    rows, at = samples.new_zeros(count, samples.shape[1]), corner_rows(first, width)
     for i in range(4):
-        rows = rows.index_add(0, index[:, i].long(), weight[:, i, None] * samples)
+        rows = rows.index_add(0, at[:, i], weight[:, i, None] * samples)
     return rows
 
 
-def dot_rows_loop(index: Tensor, rows: Tensor, samples: Tensor) -> Tensor:
-    """weight[n, i] = <rows[index[n, i]], samples[n]>."""
-    return torch.stack([(rows[index[:, i].long()] * samples).sum(1) for i in range(4)], 1)
+def dot_rows_loop(first: Tensor, rows: Tensor, samples: Tensor, width: int) -> Tensor:
+    """weight[n, i] = <rows[at[n, i]], samples[n]>."""
+    at = corner_rows(first, width)
+    return torch.stack([(rows[at[:, i]] * samples).sum(1) for i in range(4)], 1)
 
 
 def masked_mean_loop(values: Tensor, mask: Tensor) -> Tensor:

@@ -15,7 +15,10 @@ HELD = Path(__file__).with_name("api_surface.json")
 ROOMS = [
     "kdinpaint",
     "kdinpaint.errors",
-    *(f"kdinpaint.{r}" for r in ("ops", "layers", "distill", "models", "data", "metrics", "inference", "training")),
+    *(
+        f"kdinpaint.{r}"
+        for r in ("ops", "layers", "distill", "models", "data", "metrics", "inference", "exporting", "training")
+    ),
 ]
 
 

@@ -18,6 +18,8 @@ WITHOUT = {
     "list_models": "takes nothing: models/test_registry.py",
     "load_model": "takes a path: models/test_weights.py",
     "save_model": "takes a path: models/test_weights.py",
+    "BackendChoice": "a name and a reason: ops/test_fused.py",
+    "adaptive_conv2d_backend": "answers with a name: ops/test_fused.py",
     "RATIO_BINS": "a constant: the tables of metrics/ rest on it",
 }
 

@@ -7,7 +7,17 @@ import sys
 import pytest
 
 # tqdm is not listed: huggingface_hub, which the models need, imports it.
-EXTRAS = ["accelerate", "torchmetrics", "tyro", "skimage", "matplotlib", "tensorboard"]
+EXTRAS = [
+    "accelerate",
+    "torchmetrics",
+    "tyro",
+    "skimage",
+    "matplotlib",
+    "tensorboard",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+]
 SLOW = ["torchvision", "timm", "torch.utils.tensorboard", "torch._inductor", "torch._dynamo"]
 
 PROBE = """

@@ -35,13 +35,15 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _commands() -> dict[str, Callable[..., Any]]:
     # Imported here, so that `kdinpaint` without the extra says what to install.
-    from kdinpaint.cli import demo, evaluate, inpaint, train
+    from kdinpaint.cli import bench, demo, evaluate, export, inpaint, train
 
     return {
         "demo": demo.command,
         "train": train.command,
         "evaluate": evaluate.command,
         "inpaint": inpaint.command,
+        "export": export.command,
+        "bench": bench.command,
     }
 
 

@@ -1,6 +1,6 @@
 """Attention with an adaptive global-local structure, for the decoder."""
 
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from einops import rearrange
@@ -142,8 +142,28 @@ class GlobalLocalAttention(nn.Module):
 
 def _pool_to(x: Tensor, cells: int) -> Tensor:
     """Average-pool until at most `cells` positions are left; x itself if it is small enough."""
+    if torch.compiler.is_exporting():
+        return _pool_any(x, cells)
     height, width = x.shape[-2:]
     factor = 1
     while -(-height // factor) * -(-width // factor) > cells:
         factor += 1
     return x if factor == 1 else F.avg_pool2d(x, factor, ceil_mode=True, count_include_pad=False)
+
+
+def _pool_any(x: Tensor, cells: int) -> Tensor:
+    """The same with a factor that an exported graph finds for the size it is given."""
+    height, width = x.shape[-2:]
+    factors = torch.arange(1, height + width + 1, device=x.device)
+    left = ((height - 1 + factors) // factors) * ((width - 1 + factors) // factors)
+    factor = cast(int, (1 + (left > cells).sum()).item())  # the larger the factor, the fewer cells are left
+    torch._check(factor >= 1)
+
+    def averages(pixels: int) -> Tensor:
+        count = (pixels + factor - 1) // factor
+        torch._check(count >= 1)
+        cell = torch.arange(pixels, device=x.device) // factor
+        member = (torch.arange(count, device=x.device)[:, None] == cell).to(x.dtype)
+        return member / member.sum(1, keepdim=True)
+
+    return torch.einsum("ih,bchw,jw->bcij", averages(height), x, averages(width))

@@ -10,6 +10,7 @@ from kdinpaint._core.errors import ConfigError
 from kdinpaint.layers.adaptive_conv import AdaptiveConv2d, Modulation
 from kdinpaint.layers.blocks import downsampling_conv
 from kdinpaint.ops.masks import resize_mask
+from kdinpaint.ops.pointwise import pointwise_conv2d
 
 __all__ = ["FillerBlock", "FillerConv", "FillerMode"]
 
@@ -124,8 +125,7 @@ class FillerBlock(nn.Module):
         hole = resize_mask(mask, (hidden.shape[-2], hidden.shape[-1])).to(hidden.dtype)
         filled = self.act(self._convolve(self.conv1, hidden, hole, region=None))
         filled = self._convolve(self.conv2, filled, hole, region=hole)
-        out: Tensor = self.exit(hidden + filled)
-        return torch.where(hole != 0, out, 0.0)
+        return pointwise_conv2d(hidden + filled, self.exit.weight, self.exit.bias, hole)
 
     def _convolve(self, conv: nn.Module, x: Tensor, hole: Tensor, region: Tensor | None) -> Tensor:
         if isinstance(conv, AdaptiveConv2d):

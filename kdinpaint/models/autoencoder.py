@@ -11,7 +11,7 @@ from kdinpaint._core.errors import ConfigError, KDInpaintWarning
 from kdinpaint.models.decoder import Decoder
 from kdinpaint.models.encoder import Encoder
 from kdinpaint.models.hub import HubModel
-from kdinpaint.models.padding import pad_to_multiple
+from kdinpaint.models.padding import crop_to, pad_to_multiple
 
 __all__ = ["AutoEncoder"]
 
@@ -94,4 +94,4 @@ class AutoEncoder(nn.Module, HubModel):
             ShapeError: `image` is not (B, in_channels, H, W).
         """
         out: Tensor = self.decoder(self.encode(image))
-        return out[..., : image.shape[-2], : image.shape[-1]]
+        return crop_to(out, (image.shape[-2], image.shape[-1]))

@@ -10,9 +10,20 @@ from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
 __all__ = ["ModelCost", "model_cost"]
 
 
-@register_flop_formula(torch.ops.kdinpaint.gather_rows)
-def _gather_flops(index: Any, weight: Any, rows: Any, **_: Any) -> int:  # noqa: ANN401
-    return 2 * index[0] * index[1] * rows[1]
+@register_flop_formula(torch.ops.kdinpaint.adaptive_conv, get_raw=True)
+def _adaptive_conv_flops(
+    input: Tensor,
+    weight: Tensor,
+    offset: Tensor,
+    kernel: Tensor,
+    bias: Tensor | None,
+    region: Tensor | None,
+    *_: Any,  # noqa: ANN401
+    **__: Any,  # noqa: ANN401
+) -> int:
+    positions = kernel[:, 0].numel() if region is None else int(torch.count_nonzero(region))
+    gather = 4 * kernel.shape[1] * input.shape[1]
+    return int(2 * positions * (gather + weight.numel()))
 
 
 @dataclass(frozen=True)

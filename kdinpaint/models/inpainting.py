@@ -13,7 +13,7 @@ from kdinpaint.layers.filler import FillerBlock, FillerConv
 from kdinpaint.models.decoder import Decoder
 from kdinpaint.models.encoder import Encoder
 from kdinpaint.models.hub import HubModel
-from kdinpaint.models.padding import pad_to_multiple
+from kdinpaint.models.padding import crop_to, pad_to_multiple
 
 __all__ = ["Filler", "InpaintingNet"]
 
@@ -153,5 +153,5 @@ class InpaintingNet(nn.Module, HubModel):
         x, hole = self.prepare(image, mask)
         features: list[Tensor] = self.encoder(x, hole)
         out: Tensor = self.decoder(features, x, hole)
-        out = out[..., : image.shape[-2], : image.shape[-1]]
+        out = crop_to(out, (image.shape[-2], image.shape[-1]))
         return (out, features) if return_features else out

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["pad_to_multiple"]
+__all__ = ["crop_to", "pad_to_multiple"]
 
 
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
@@ -17,8 +17,21 @@ def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
     Returns:
         (B, C, H', W') with H <= H' < H + multiple; x itself if nothing is missing.
     """
-    # Not -n % multiple: compilers with symbolic sizes fail on the remainder of a negative number.
-    bottom, right = (-(-n // multiple) * multiple - n for n in x.shape[-2:])
+    # No negative number is divided: compilers fail on its remainder, and ONNX rounds its quotient the other way.
+    bottom, right = ((n + multiple - 1) // multiple * multiple - n for n in x.shape[-2:])
     if not torch.compiler.is_compiling() and not bottom and not right:
         return x
     return F.pad(x, (0, right, 0, bottom), mode="replicate")
+
+
+def crop_to(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """The upper left part of a size: what `pad_to_multiple` was given.
+
+    Args:
+        x: (B, C, H', W').
+        size: (H, W), at most (H', W').
+    """
+    if torch.compiler.is_exporting():
+        # A slice would be contiguous for some sizes only, and the exported graph would be held to one kind of them.
+        return F.pad(x, (0, size[1] - x.shape[-1], 0, size[0] - x.shape[-2]))
+    return x[..., : size[0], : size[1]]

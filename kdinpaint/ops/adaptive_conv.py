@@ -1,19 +1,19 @@
 """Adaptive convolution (Eq. 4): a convolution whose kernel and sampling positions differ per pixel."""
 
-from typing import Literal
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
 from kdinpaint._core.checks import check_choice, check_feature, describe
 from kdinpaint._core.errors import ShapeError
+from kdinpaint.ops.fused import adaptive_conv, choose_backend
 from kdinpaint.ops.geometry import Geometry, IntPair
 from kdinpaint.ops.reference import adaptive_conv2d_reference
-from kdinpaint.ops.sampling import gather_rows, sampling_table
 
-__all__ = ["Backend", "adaptive_conv2d"]
+__all__ = ["Backend", "BackendChoice", "adaptive_conv2d", "adaptive_conv2d_backend"]
 
-Backend = Literal["auto", "reference", "torch", "torchvision"]
+Backend = Literal["auto", "triton", "torch", "torchvision", "reference"]
 
 
 def adaptive_conv2d(
@@ -38,7 +38,9 @@ def adaptive_conv2d(
     Positions between pixels are read bilinearly, positions outside the image are zero. With $V = 1$ and
     $\Delta = 0$ it is `torch.nn.functional.conv2d`; in general it equals
     `torchvision.ops.deform_conv2d(input, offset, weight, mask=kernel)` to rounding. Unlike torchvision's it
-    can be differentiated any number of times, and computed for a part of the positions only.
+    can be differentiated any number of times, and computed for a part of the positions only. First gradients keep
+    nothing but the arguments; under ``create_graph=True`` the backward pass is made of differentiable operations
+    and holds the K^2 C_in columns of every position.
 
     Under autocast, `input` and `weight` are cast to the autocast dtype; positions are always computed in the
     dtype of `offset`, so keep that float32.
@@ -53,17 +55,18 @@ def adaptive_conv2d(
         padding: As in `torch.nn.functional.conv2d`.
         dilation: As in `torch.nn.functional.conv2d`.
         region: (B, 1, H_out, W_out), float or bool. Where it is 0 the output is exactly 0 and no gradient
-            flows; eagerly, the work is proportional to the cells where it is not. (While compiling, the
-            whole map is computed and then cut, because shapes may not depend on data.)
-        backend: "torch" (default for "auto"): sampling table, weighted gather, matrix product.
-            "torchvision": its operator, once differentiable. "reference": a readable loop over the taps.
+            flows; the work is proportional to the cells where it is not.
+        backend: "triton": one fused kernel, on CUDA devices. "torch": sampling table, weighted gather and matrix
+            product in tiles, on any device. "auto": the first of these two that can run, see
+            `adaptive_conv2d_backend`. "torchvision": its operator, once differentiable. "reference": a readable
+            loop over the taps.
 
     Returns:
         (B, C_out, H_out, W_out).
 
     Raises:
         ShapeError: Shapes do not fit each other.
-        ConfigError: Unknown backend; stride, padding or dilation out of range.
+        ConfigError: Unknown backend, or one that cannot run here; stride, padding or dilation out of range.
 
     Example:
         >>> import torch
@@ -83,67 +86,65 @@ def adaptive_conv2d(
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
         input, weight = input.to(dtype), weight.to(dtype)
-        bias = None if bias is None else bias.to(dtype)
-        with torch.autocast(device, enabled=False):
-            return _dispatch(input, weight, offset, kernel, bias, geometry, region, backend)
-    return _dispatch(input, weight, offset, kernel, bias, geometry, region, backend)
-
-
-def _dispatch(
-    input: Tensor,
-    weight: Tensor,
-    offset: Tensor,
-    kernel: Tensor,
-    bias: Tensor | None,
-    geometry: Geometry,
-    region: Tensor | None,
-    backend: Backend,
-) -> Tensor:
-    if backend in ("auto", "torch"):
-        subset = None if region is None or torch.compiler.is_compiling() else region != 0
-        output = _table_conv(input, weight, offset, kernel, bias, geometry, subset)
-        if region is None or subset is not None:
-            return output
-    else:
-        wide = torch.promote_types(input.dtype, offset.dtype)
-        x, w, o, v = (t.to(wide) for t in (input, weight, offset, kernel))
-        b = None if bias is None else bias.to(wide)
-        if backend == "torchvision":
-            from torchvision.ops import deform_conv2d  # importing torchvision takes a second that few need
-
-            output = deform_conv2d(x, o, w, b, geometry.stride, geometry.padding, geometry.dilation, v)
-        else:
-            output = adaptive_conv2d_reference(x, w, o, v, b, geometry)
-        output = output.to(input.dtype)
+    if bias is not None:
+        bias = bias.to(input.dtype)
+    if backend not in ("torchvision", "reference"):
+        return adaptive_conv(input, weight, offset, kernel, bias, region, *geometry[1:], backend)
+    with torch.autocast(device, enabled=False):
+        output = _composite(input, weight, offset, kernel, bias, geometry, backend)
     return output if region is None else torch.where(region != 0, output, 0.0)
 
 
-def _table_conv(
+class BackendChoice(NamedTuple):
+    """What computes a call of `adaptive_conv2d`.
+
+    Attributes:
+        name: "triton" or "torch".
+        reason: Why it is not "triton", or None.
+    """
+
+    name: str
+    reason: str | None
+
+
+def adaptive_conv2d_backend(input: Tensor, weight: Tensor, offset: Tensor, kernel: Tensor) -> BackendChoice:
+    """Which backend "auto" takes for these arguments of `adaptive_conv2d`, and why not a faster one.
+
+    Args:
+        input: As for `adaptive_conv2d`, after any cast by autocast.
+        weight: Likewise.
+        offset: Likewise.
+        kernel: Likewise.
+
+    Example:
+        >>> import torch
+        >>> from kdinpaint.ops import adaptive_conv2d_backend
+        >>> x, weight = torch.randn(1, 4, 8, 8), torch.randn(6, 4, 1, 1)
+        >>> adaptive_conv2d_backend(x, weight, torch.zeros(1, 2, 8, 8), torch.ones(1, 1, 8, 8)).name
+        'torch'
+    """
+    return BackendChoice(*choose_backend(input, weight, offset, kernel))
+
+
+def _composite(
     input: Tensor,
     weight: Tensor,
     offset: Tensor,
     kernel: Tensor,
     bias: Tensor | None,
     geometry: Geometry,
-    subset: Tensor | None,
+    backend: Backend,
 ) -> Tensor:
-    batch, channels, height, width = input.shape
-    out_channels = weight.shape[0]
-    out_height, out_width = kernel.shape[-2:]
-    positions = None if subset is None else subset.reshape(-1).nonzero()[:, 0]
+    wide = torch.promote_types(input.dtype, offset.dtype)
+    x, w, o, v = (t.to(wide) for t in (input, weight, offset, kernel))
+    b = None if bias is None else bias.to(wide)
+    if backend == "torchvision":
+        from torchvision.ops import deform_conv2d  # importing torchvision takes a second that few need
 
-    index, sample_weight = sampling_table(
-        offset, kernel.to(offset.dtype), input_size=(height, width), geometry=geometry, positions=positions
-    )
-    rows = input.permute(0, 2, 3, 1).reshape(-1, channels)
-    columns = gather_rows(index, sample_weight.to(input.dtype), rows)
-    columns = columns.reshape(-1, geometry.taps * channels)
-    matrix = weight.permute(2, 3, 1, 0).reshape(-1, out_channels)
-    output = columns @ matrix if bias is None else torch.addmm(bias, columns, matrix)
-    if positions is not None:
-        full = output.new_zeros(batch * out_height * out_width, out_channels)
-        output = full.index_copy(0, positions, output)
-    return output.view(batch, out_height, out_width, out_channels).permute(0, 3, 1, 2)
+        output = deform_conv2d(x, o, w, b, *geometry[1:], v)
+    else:
+        output = adaptive_conv2d_reference(x, w, o, v, b, geometry)
+    return output.to(input.dtype)
 
 
 def _check(
@@ -158,7 +159,7 @@ def _check(
 ) -> None:
     if torch.compiler.is_compiling():
         return
-    check_choice(backend, ("auto", "reference", "torch", "torchvision"), "backend")
+    check_choice(backend, get_args(Backend), "backend")
     check_feature(input, "input", channels=weight.shape[1])
     size = geometry.output_size((input.shape[-2], input.shape[-1]))
     taps = geometry.taps

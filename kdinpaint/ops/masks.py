@@ -71,7 +71,7 @@ def resize_mask(mask: Tensor, size: tuple[int, int], *, mode: MaskResize = "max"
     check_mask(mask)
     check_choice(mode, ("max", "nearest", "area"), "mode")
     height, width = mask.shape[-2:]
-    if not (1 <= size[0] <= height and 1 <= size[1] <= width):
+    if not torch.compiler.is_exporting() and not (1 <= size[0] <= height and 1 <= size[1] <= width):
         raise ShapeError(
             f"mask is {(height, width)} and the level {tuple(size)}; a mask can only be reduced. "
             f"Pass the mask at full image size."
@@ -81,6 +81,8 @@ def resize_mask(mask: Tensor, size: tuple[int, int], *, mode: MaskResize = "max"
         pooled = F.interpolate(pooled, size=size, mode="nearest-exact")
     elif mode == "area":
         pooled = (F.adaptive_avg_pool2d(pooled, size) > 0.5).to(pooled.dtype)
+    elif torch.compiler.is_exporting() and not _halves((height, width), size):
+        pooled = _cover(_cover(pooled, 2, size[0]), 3, size[1])
     else:
         while 2 in (window := [_window(n, m) for n, m in zip(pooled.shape[-2:], size, strict=True)]):
             pooled = F.max_pool2d(pooled, window, ceil_mode=True)
@@ -92,6 +94,35 @@ def resize_mask(mask: Tensor, size: tuple[int, int], *, mode: MaskResize = "max"
 def _window(cells: int, target: int) -> int:
     """2 along an axis that can be halved without passing the target, else 1."""
     return 2 if cells > target and (cells + 1) // 2 >= target and (cells, target) != (3, 2) else 1
+
+
+def _halves(size: tuple[int, int], target: tuple[int, int]) -> bool:
+    """Whether repeated halving is known to lead to the target, for every size that a graph is exported for."""
+    from torch.fx.experimental.symbolic_shapes import statically_known_true  # imports sympy
+
+    return all(
+        any(statically_known_true(cells == goal * 2**times) for times in range(12))
+        for cells, goal in zip(size, target, strict=True)
+    )
+
+
+def _cover(mask: Tensor, axis: int, target: int) -> Tensor:
+    """Max-pooling of a binary mask along one axis as above, with sizes that are known when a graph runs, no earlier.
+
+    The halvings and the adaptive step give every cell an interval of pixels; a running sum tells whether it holds any.
+    """
+    pixels = mask.shape[axis]
+    power = 2 ** torch.arange(30, device=mask.device)
+    cells = (pixels - 1 + power) // power
+    half = (cells + 1) // 2
+    halved = (cells > target) & (half >= target) & ~((cells == 3) & (half == target))
+    span = 1 + (halved * power).sum()  # 2 to the number of halvings
+    left = (pixels - 1 + span) // span
+    cell = torch.arange(target, device=mask.device)
+    start = cell * left // target * span
+    stop = (((cell + 1) * left + target - 1) // target * span).clamp(max=pixels)
+    total = F.pad((mask != 0).float().cumsum(axis), (0, 0, 1, 0) if axis == 2 else (1, 0))
+    return (total.index_select(axis, stop) - total.index_select(axis, start) > 0).to(mask.dtype)
 
 
 def mask_pyramid(mask: Tensor, sizes: Sequence[tuple[int, int]], *, mode: MaskResize = "max") -> list[Tensor]:

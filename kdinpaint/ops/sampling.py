@@ -1,221 +1,269 @@
 """The sampling table of adaptive convolution and the three primitives that evaluate it.
 
 Eq. 4 of the paper reads, for every output position j and tap k, one bilinear sample of the input scaled by
-V[j, k]. All of it fits one table: sample n = (j, k) is the weighted sum of four rows of the input,
-``sum_i weight[n, i] * rows[index[n, i]]``, where rows is the channels-last input (B*H*W, C).
+V[j, k]. All of it fits one table. The input is laid out as rows of channels with a frame of zeros around every
+image (`frame_rows`), so a sample needs no test of what lies inside: sample n = (j, k) is the weighted sum of
+four rows, the one at ``first[n]``, its right neighbour, and the two below them, ``width`` rows further on.
 
 Three primitives on the table are closed under differentiation, so gradients of every order exist and no
-second set of formulas does:
+second set of formulas does. With ``at(n, i) = first[n] + (0, 1, width, width + 1)[i]``:
 
-==========================  ==========================================  =====================================
-primitive                   value                                       gradient
-==========================  ==========================================  =====================================
-gather_rows(weight, rows)   out[n] = sum_i weight[n,i] rows[index[n,i]] {dot_rows, scatter_rows}
-scatter_rows(weight, out)   rows[r] = sum over index[n,i]=r of          {dot_rows, gather_rows}
-                            weight[n,i] out[n]
-dot_rows(rows, out)         weight[n,i] = <rows[index[n,i]], out[n]>    {scatter_rows, gather_rows}
-==========================  ==========================================  =====================================
+==============  ==================================================  ==========================
+primitive       value                                               gradient
+==============  ==================================================  ==========================
+`gather_rows`   out[n] = sum_i weight[n, i] rows[at(n, i)]          {dot_rows, scatter_rows}
+`scatter_rows`  rows[r] = sum over at(n, i) = r of                  {dot_rows, gather_rows}
+                weight[n, i] out[n]
+`dot_rows`      weight[n, i] = <rows[at(n, i)], out[n]>             {scatter_rows, gather_rows}
+==============  ==================================================  ==========================
 
 They are registered as custom operators, which `torch.compile`, `torch.export` and autograd see as atoms.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from kdinpaint.ops.geometry import Geometry
+__all__ = ["Frame", "dot_rows", "gather_rows", "scatter_rows"]
 
-__all__ = ["dot_rows", "gather_rows", "sampling_table", "scatter_rows"]
+# From this many integers on PyTorch sorts by radix on the CPU, ten times as fast as below.
+RADIX = 32768
 
 
-def sampling_table(
-    offset: Tensor,
-    kernel: Tensor,
-    *,
-    input_size: tuple[int, int],
-    geometry: Geometry,
-    positions: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Which rows of the channels-last input every sample reads, and with which weights.
+@dataclass(frozen=True)
+class Frame:
+    """How a batch of images is laid out as rows of channels, with zeros around every image.
 
-    Outside the image the input counts as zero, as in `torch.nn.functional.conv2d` with zero padding and in
-    `torchvision.ops.deform_conv2d`. At integer coordinates, where bilinear interpolation has a kink, the
-    derivative is that of the cell to the lower right (floor), as in torchvision. A sample whose offset is
-    NaN is NaN.
+    Two columns of zeros precede every line of pixels and follow it as the next line's; two lines of zeros
+    precede every image. A position clamped to [-2, H] x [-2, W] therefore has its four neighbours here, and
+    outside the image both a sample and its derivative come out as 0.
 
-    Args:
-        offset: (B, 2*kh*kw, Ho, Wo), pixels, (dy, dx) per tap.
-        kernel: V, (B, kh*kw, Ho, Wo).
-        input_size: (H, W) of the input.
-        geometry: Of the convolution.
-        positions: Flat indices into the B*Ho*Wo output positions, (P,) int64; all of them by default.
-
-    Returns:
-        index (P*kh*kw, 4), int32 where it suffices, and weight (P*kh*kw, 4) of the dtype of `kernel`.
-        Samples are ordered by position, then tap.
+    Attributes:
+        batch: B.
+        height: H.
+        width: W.
     """
-    height, width = input_size
-    batch, _, out_height, out_width = kernel.shape
-    kernel_size, stride, padding, dilation = geometry
-    taps = geometry.taps
-    device, dtype = kernel.device, kernel.dtype
 
-    moved = offset.permute(0, 2, 3, 1).reshape(-1, taps, 2)
-    scale = kernel.permute(0, 2, 3, 1).reshape(-1, taps)
-    if positions is None:
-        flat = torch.arange(batch * out_height * out_width, device=device)
-    else:
-        flat = positions
-        moved, scale = moved[flat], scale[flat]
+    batch: int
+    height: int
+    width: int
 
-    tap = torch.arange(taps, device=device)
-    base_y = (flat // out_width % out_height * stride[0] - padding[0])[:, None] + (tap // kernel_size[1] * dilation[0])
-    base_x = (flat % out_width * stride[1] - padding[1])[:, None] + tap % kernel_size[1] * dilation[1]
-    # Below -1 and from H (W) on every sample is zero: clamping there keeps the integers small. Not at -1 itself,
-    # where an unmoved tap of the first row lies and the derivative towards the image, which clamp would cut, is due.
-    y = (base_y.to(dtype) + moved[..., 0]).clamp(-2, height)
-    x = (base_x.to(dtype) + moved[..., 1]).clamp(-2, width)
+    @property
+    def step(self) -> int:
+        """Rows from one pixel to the one below it."""
+        return self.width + 2
 
-    y_floor, x_floor = y.detach().floor(), x.detach().floor()
-    down, right = y - y_floor, x - x_floor
-    y0, x0 = (torch.nan_to_num(v).to(torch.int64) for v in (y_floor, x_floor))
+    @property
+    def image(self) -> int:
+        """Rows from one image to the next."""
+        return (self.height + 2) * self.step
 
-    first_row = (flat // (out_height * out_width) * (height * width))[:, None]
-    index, weight = [], []
-    for row, row_weight in ((y0, 1 - down), (y0 + 1, down)):
-        row_inside = (row >= 0) & (row < height)
-        row_start = first_row + row.clamp(0, height - 1) * width
-        row_scale = row_weight * scale
-        for column, column_weight in ((x0, 1 - right), (x0 + 1, right)):
-            inside = row_inside & (column >= 0) & (column < width)
-            index.append(row_start + column.clamp(0, width - 1))
-            weight.append(row_scale * column_weight * inside)
-    index_dtype = torch.int32 if batch * height * width < 2**31 else torch.int64
-    return torch.stack(index, -1).reshape(-1, 4).to(index_dtype), torch.stack(weight, -1).reshape(-1, 4)
+    @property
+    def count(self) -> int:
+        """Rows in all."""
+        return self.batch * self.image + 2 * self.step + 2
+
+    @property
+    def origin(self) -> int:
+        """Row of position (0, 0) of the first image."""
+        return 2 * self.step + 2
+
+    def pixels(self, rows: Tensor) -> Tensor:
+        """The pixels among framed rows (count, C), as a view (B, H, W, C)."""
+        lines = rows[2 * self.step : 2 * self.step + self.batch * self.image]
+        return lines.view(self.batch, self.height + 2, self.step, -1)[:, : self.height, 2:]
+
+    def rows(self, pixels: Tensor) -> Tensor:
+        """Framed rows (count, C) of pixels (B, H, W, C); differentiable."""
+        rows = pixels.new_zeros(self.count, pixels.shape[-1])
+        self.pixels(rows).copy_(pixels)
+        return rows
+
+
+def pixels_last(planes: Tensor) -> Tensor:
+    """(B, K, H, W) as contiguous (B, H, W, K)."""
+    pixels = planes.permute(0, 2, 3, 1)
+    if pixels.is_contiguous() or not planes.is_cpu:
+        return pixels.contiguous()
+    result = pixels.new_empty(pixels.shape)
+    # One matrix at a time: PyTorch transposes those four times as fast as it permutes four axes on the CPU.
+    for image, plane in zip(result, planes, strict=True):
+        image.flatten(0, 1).copy_(plane.flatten(1).t())
+    return result
+
+
+def copy_planes(planes: Tensor, pixels: Tensor) -> None:
+    """Copy (B, H, W, K) to (B, K, H, W)."""
+    if not planes.is_contiguous() or not planes.is_cpu:
+        planes.permute(0, 2, 3, 1).copy_(pixels)
+        return
+    for plane, image in zip(planes, pixels, strict=True):
+        plane.flatten(1).copy_(image.flatten(0, 1).t())
+
+
+def corners(first: Tensor, width: int) -> Tensor:
+    """The rows (N, 4) that samples read, from the first of each."""
+    return first[:, None] + first.new_tensor([0, 1, width, width + 1])
+
+
+def gather(first: Tensor, weight: Tensor, rows: Tensor, width: int) -> Tensor:
+    """`gather_rows` without registration, for code that takes care of gradients itself."""
+    if first.shape[0] == 0:
+        return rows.new_zeros(0, rows.shape[1])
+    return torch.nn.functional.embedding_bag(corners(first, width), rows, per_sample_weights=weight, mode="sum")
+
+
+def scatter_into(rows: Tensor, first: Tensor, weight: Tensor, samples: Tensor, width: int) -> None:
+    """Add `scatter_rows` to rows (R, C) in place."""
+    if first.shape[0]:
+        add_sorted(rows, *sort(first), weight, samples, width)
+
+
+def sort(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Integers below the largest of their dtype in order, (N,), and where each stood."""
+    count = values.shape[0]
+    if values.is_cpu and RADIX // 10 < count < RADIX:
+        values = torch.cat([values, values.new_full((RADIX - count,), torch.iinfo(values.dtype).max)])
+    ordered, order = values.sort(stable=True)
+    return ordered[:count], order[:count]
+
+
+def add_sorted(rows: Tensor, ordered: Tensor, order: Tensor, weight: Tensor, samples: Tensor, width: int) -> None:
+    """Add a weighted scatter to rows (R, C) in place, given the order of the samples by their first row.
+
+    Each of the four corners is a sum over segments, the same segments for all four. Deterministic, without
+    atomics, and all work lies in the range of rows that is met.
+    """
+    low, high = int(ordered[0]), int(ordered[-1])
+    starts = torch._convert_indices_from_coo_to_csr(
+        ordered - low, high - low + 1, out_int32=ordered.dtype == torch.int32
+    )
+    corner_weight = weight[order].t().contiguous()
+    order = order.to(ordered.dtype)
+    for corner, shift in enumerate((0, 1, width, width + 1)):
+        rows[low + shift : high + shift + 1] += torch.nn.functional.embedding_bag(
+            order, samples, starts, per_sample_weights=corner_weight[corner], mode="sum", include_last_offset=True
+        )
+
+
+def dot(first: Tensor, rows: Tensor, samples: Tensor, width: int) -> Tensor:
+    """`dot_rows` without registration."""
+    if first.shape[0] == 0:
+        return rows.new_zeros(0, 4)
+    index = corners(first, width)
+    if first.is_cpu:
+        bag = torch.arange(first.shape[0], dtype=first.dtype)
+        # The only vectorised gather-dot for the CPU in PyTorch; checked against the line below in the tests.
+        return torch.ops.aten._embedding_bag_per_sample_weights_backward(
+            samples, rows, index.view(-1), bag * 4, bag[:, None].expand(-1, 4).contiguous().view(-1), 0, -1
+        ).view(-1, 4)
+    return torch.stack([(rows[index[:, i]] * samples).sum(1) for i in range(4)], 1)
 
 
 @torch.library.custom_op("kdinpaint::gather_rows", mutates_args=())
-def gather_rows(index: Tensor, weight: Tensor, rows: Tensor) -> Tensor:
-    """Weighted gather: out[n] = sum_i weight[n, i] * rows[index[n, i]].
+def gather_rows(first: Tensor, weight: Tensor, rows: Tensor, width: int) -> Tensor:
+    """Weighted gather: out[n] = sum_i weight[n, i] * rows[at(n, i)].
 
     Args:
-        index: (N, 4), rows to read.
+        first: (N,), the first row each sample reads.
         weight: (N, 4), of the dtype of `rows`.
-        rows: (R, C).
+        rows: (R, C), with R > max(first) + width + 1.
+        width: Rows from one line to the next.
 
     Returns:
         (N, C).
     """
-    if index.shape[0] == 0:
-        return rows.new_zeros(0, rows.shape[1])
-    return F.embedding_bag(index, rows, per_sample_weights=weight, mode="sum")
+    return gather(first, weight, rows, width)
 
 
 @torch.library.custom_op("kdinpaint::scatter_rows", mutates_args=())
-def scatter_rows(index: Tensor, weight: Tensor, samples: Tensor, count: int) -> Tensor:
-    """Weighted scatter, the transpose of `gather_rows`: rows[index[n, i]] += weight[n, i] * samples[n].
-
-    Contributions are sorted by destination and summed per row, so the result is deterministic and needs no
-    atomics.
+def scatter_rows(first: Tensor, weight: Tensor, samples: Tensor, width: int, count: int) -> Tensor:
+    """Weighted scatter, the transpose of `gather_rows`: rows[at(n, i)] += weight[n, i] * samples[n].
 
     Args:
-        index: (N, 4), rows to write.
+        first: (N,), the first row each sample writes.
         weight: (N, 4), of the dtype of `samples`.
         samples: (N, C).
+        width: Rows from one line to the next.
         count: R, the number of rows.
 
     Returns:
         (R, C).
     """
-    if index.shape[0] == 0:
-        return samples.new_zeros(count, samples.shape[1])
-    destination, order = index.reshape(-1).sort(stable=True)
-    first = torch.searchsorted(
-        destination,
-        torch.arange(count, device=index.device, dtype=index.dtype),
-        out_int32=index.dtype == torch.int32,
-    )
-    return F.embedding_bag(
-        (order // 4).to(index.dtype),
-        samples,
-        first,
-        per_sample_weights=weight.reshape(-1)[order],
-        mode="sum",
-    )
+    rows = samples.new_zeros(count, samples.shape[1])
+    scatter_into(rows, first, weight, samples, width)
+    return rows
 
 
 @torch.library.custom_op("kdinpaint::dot_rows", mutates_args=())
-def dot_rows(index: Tensor, rows: Tensor, samples: Tensor) -> Tensor:
-    """Gathered inner products: weight[n, i] = <rows[index[n, i]], samples[n]>.
+def dot_rows(first: Tensor, rows: Tensor, samples: Tensor, width: int) -> Tensor:
+    """Gathered inner products: weight[n, i] = <rows[at(n, i)], samples[n]>.
 
     Args:
-        index: (N, 4), rows to read.
+        first: (N,), the first row each sample reads.
         rows: (R, C).
         samples: (N, C).
+        width: Rows from one line to the next.
 
     Returns:
         (N, 4), of the dtype of `rows`.
     """
-    if index.shape[0] == 0:
-        return rows.new_zeros(0, 4)
-    if index.is_cpu:
-        bag = torch.arange(index.shape[0], device=index.device, dtype=index.dtype)
-        # The only vectorised gather-dot for the CPU in PyTorch; checked against the line below in the tests.
-        return torch.ops.aten._embedding_bag_per_sample_weights_backward(
-            samples, rows, index.reshape(-1), bag * 4, bag.repeat_interleave(4), 0, -1
-        ).view(-1, 4)
-    return torch.stack([(rows[index[:, i]] * samples).sum(1) for i in range(4)], 1)
+    return dot(first, rows, samples, width)
 
 
 @gather_rows.register_fake
-def _(index: Tensor, weight: Tensor, rows: Tensor) -> Tensor:
-    return rows.new_empty(index.shape[0], rows.shape[1])
+def _(first: Tensor, weight: Tensor, rows: Tensor, width: int) -> Tensor:
+    return rows.new_empty(first.shape[0], rows.shape[1])
 
 
 @scatter_rows.register_fake
-def _(index: Tensor, weight: Tensor, samples: Tensor, count: int) -> Tensor:
+def _(first: Tensor, weight: Tensor, samples: Tensor, width: int, count: int) -> Tensor:
     return samples.new_empty(count, samples.shape[1])
 
 
 @dot_rows.register_fake
-def _(index: Tensor, rows: Tensor, samples: Tensor) -> Tensor:
-    return rows.new_empty(index.shape[0], 4)
+def _(first: Tensor, rows: Tensor, samples: Tensor, width: int) -> Tensor:
+    return rows.new_empty(first.shape[0], 4)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ANN401
     ctx.save_for_backward(*(value for value in inputs if isinstance(value, Tensor)))
+    ctx.width = next(value for value in inputs if isinstance(value, int))
 
 
 def _gather_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-    index, weight, rows = ctx.saved_tensors
+    first, weight, rows = ctx.saved_tensors
     grad = grad.contiguous()
     return (
         None,
-        dot_rows(index, rows, grad) if ctx.needs_input_grad[1] else None,
-        scatter_rows(index, weight, grad, rows.shape[0]) if ctx.needs_input_grad[2] else None,
+        dot_rows(first, rows, grad, ctx.width) if ctx.needs_input_grad[1] else None,
+        scatter_rows(first, weight, grad, ctx.width, rows.shape[0]) if ctx.needs_input_grad[2] else None,
+        None,
     )
 
 
 def _scatter_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-    index, weight, samples = ctx.saved_tensors
+    first, weight, samples = ctx.saved_tensors
     grad = grad.contiguous()
     return (
         None,
-        dot_rows(index, grad, samples) if ctx.needs_input_grad[1] else None,
-        gather_rows(index, weight, grad) if ctx.needs_input_grad[2] else None,
+        dot_rows(first, grad, samples, ctx.width) if ctx.needs_input_grad[1] else None,
+        gather_rows(first, weight, grad, ctx.width) if ctx.needs_input_grad[2] else None,
+        None,
         None,
     )
 
 
 def _dot_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-    index, rows, samples = ctx.saved_tensors
+    first, rows, samples = ctx.saved_tensors
     grad = grad.contiguous()
     return (
         None,
-        scatter_rows(index, grad, samples, rows.shape[0]) if ctx.needs_input_grad[1] else None,
-        gather_rows(index, grad, rows) if ctx.needs_input_grad[2] else None,
+        scatter_rows(first, grad, samples, ctx.width, rows.shape[0]) if ctx.needs_input_grad[1] else None,
+        gather_rows(first, grad, rows, ctx.width) if ctx.needs_input_grad[2] else None,
+        None,
     )
 
 

@@ -1,0 +1,199 @@
+"""What a training step costs: the filler blocks' share by hole ratio, and distillation beside the plain step."""
+
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+
+from kdinpaint._core.errors import ConfigError
+from kdinpaint.benchmark.memory import quiet
+from kdinpaint.benchmark.timing import Timing, interleave, speedup
+from kdinpaint.data import MaskGenerator
+from kdinpaint.layers import AdaptiveConv2d
+from kdinpaint.models import AutoEncoder, InpaintingNet, create_model
+from kdinpaint.ops import mask_pyramid
+from kdinpaint.training.config import DistillConfig, LossConfig, OptimConfig, RuntimeConfig
+from kdinpaint.training.engine import Stage, make_accelerator
+from kdinpaint.training.objectives import StudentObjective
+
+__all__ = ["TrainingStep"]
+
+# Distillation at its full weight from the first step on, and steps that leave the weights where they are.
+_DISTILL = DistillConfig(self_ramp=0.0)
+_OPTIM = OptimConfig(steps=1_000_000, lr=0.0)
+
+Progress = Callable[[str], None]
+
+
+class TrainingStep:
+    """Times whole steps of the training engine: forward, backward, clipping, optimiser and averaged weights.
+
+    Args:
+        model: A student of `kdinpaint.list_models()` with filler blocks.
+        size: Side of the images, pixels.
+        batch: Images a step.
+        spread: Standard deviation of the offsets in pixels: fresh weights would not move anything.
+        precision: "no" or "bf16".
+        device: Where to compute.
+
+    Raises:
+        ConfigError: There is no such student, or it has no filler blocks.
+    """
+
+    def __init__(self, model: str, *, size: int, batch: int, spread: float, precision: str, device: str) -> None:
+        if not model.startswith("kdinpaint_") or model.endswith("_plain"):
+            raise ConfigError(f"model is {model!r}; expected a student with filler blocks, for example kdinpaint_base.")
+        self.model, self.size, self.batch, self.spread = model, size, batch, spread
+        self._folder = Path(tempfile.gettempdir())  # named to the engine, which only writes there in a real run
+        self._runtime = RuntimeConfig(device="cpu" if device == "cpu" else "auto")
+        self._accelerator = make_accelerator(self._runtime, precision, self._folder)
+        self.device = self._accelerator.device
+
+    def filler_share(self, ratios: Sequence[float], *, rounds: int, progress: Progress) -> list[dict[str, Any]]:
+        """A plain step with filler blocks and without them, by hole ratio; JSON-ready."""
+        stages = {"with": self._stage(distilled=False), "without": self._stage(distilled=False, filler="none")}
+        rows = []
+        for ratio in ratios:
+            batch = self._batch(ratio)
+            self._warm(stages.values(), batch)
+            calls = {name: _step(stage, batch) for name, stage in stages.items()}
+            say = partial(_say, progress, f"hole {ratio:.0%}")
+            timings = interleave(calls, rounds=rounds, device=self.device, progress=say)
+            faster = speedup(timings["without"], timings["with"])
+            rows.append(
+                {
+                    "hole_ratio": float(batch["mask"].mean()),
+                    "level_ratios": _level_ratios(stages["with"], batch),
+                    **{name: timing.summary() for name, timing in timings.items()},
+                    "filler_share": [1 - 1 / value for value in faster],
+                }
+            )
+        return rows
+
+    def distillation(self, ratio: float, *, rounds: int, progress: Progress) -> dict[str, Any]:
+        """A distilled step beside the plain step of the same student; JSON-ready."""
+        batch = self._batch(ratio)
+        plain, distilled = self._stage(distilled=False), self._stage(distilled=True)
+        self._warm((plain, distilled), batch)
+        objective = cast(StudentObjective, distilled.objective)
+        assert objective.teacher is not None
+        teacher = objective.teacher
+        every = _DISTILL.meta_every
+        calls = {
+            "plain": _step(plain, batch),
+            "distilled": _step(distilled, batch, number=1),
+            "distilled_with_meta": _step(distilled, batch, number=0),
+            "teacher_forward": lambda: teacher(batch["image"]),
+        }
+        timings = interleave(calls, rounds=rounds, device=self.device, progress=progress)
+        pairs = zip(timings["distilled"].samples, timings["distilled_with_meta"].samples, strict=True)
+        amortised = Timing(tuple(((every - 1) * without + due) / every for without, due in pairs))
+        return {
+            "hole_ratio": float(batch["mask"].mean()),
+            "meta_every": every,
+            **{name: timing.summary() for name, timing in timings.items()},
+            "amortised": amortised.summary(),
+            "cost": list(speedup(timings["plain"], amortised)),
+        }
+
+    def largest_costs(self, ratio: float, *, steps: int = 3, count: int = 3) -> dict[str, list[dict[str, Any]]]:
+        """The operators that take most of a plain and of a distilled step themselves, with their share of it."""
+        batch = self._batch(ratio)
+        found = {}
+        for name, distilled in (("plain", False), ("distilled", True)):
+            stage = self._stage(distilled=distilled)
+            self._warm((stage,), batch)
+            found[name] = _largest(_step(stage, batch, number=1), self.device, steps=steps, count=count)
+        return found
+
+    def _stage(self, *, distilled: bool, **options: Any) -> Stage:  # noqa: ANN401 - options of the model
+        torch.manual_seed(0)
+        net = cast(InpaintingNet, create_model(self.model, **options))
+        teacher = None
+        if distilled:
+            teacher = cast(AutoEncoder, create_model(self.model.replace("kdinpaint_", "autoencoder_")))
+        config = _DISTILL if distilled else replace(_DISTILL, cross=0.0, self_distill=0.0)
+        self._scatter(net.to(self.device))
+        objective = StudentObjective(net, teacher, loss=LossConfig(), distill=config)
+        stage = Stage("benchmark", objective, _OPTIM, self._runtime, self._folder, self._accelerator)
+        stage.model.train()
+        return stage
+
+    def _scatter(self, net: InpaintingNet) -> None:
+        """Give the generators of kernels and offsets random weights of a scale that yields the wanted spread."""
+        for module in net.modules():
+            if isinstance(module, AdaptiveConv2d):
+                _scale_first_output(module.offset_conv, self.spread)
+                if module.kernel_conv is not None:
+                    _scale_first_output(module.kernel_conv, 1.0)
+        batch = self._batch(0.25)
+        with torch.no_grad():
+            net(batch["image"], batch["mask"])
+
+    def _batch(self, ratio: float) -> dict[str, Tensor]:
+        rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
+        masks = MaskGenerator("mixed")
+        mask = torch.stack([masks.draw((self.size, self.size), rng, ratio) for _ in range(self.batch)])
+        image = torch.rand(self.batch, 3, self.size, self.size, generator=generator)
+        return {"image": image.to(self.device), "mask": mask.to(self.device)}
+
+    def _warm(self, stages: Iterable[Stage], batch: dict[str, Tensor]) -> None:
+        for stage in stages:
+            _step(stage, batch)()
+
+
+def _say(progress: Progress, what: str, text: str) -> None:
+    progress(f"{what}: {text}")
+
+
+def _level_ratios(stage: Stage, batch: dict[str, Tensor]) -> list[float]:
+    """The share of hole cells at each level: pooling widens thin strokes, so it grows with depth."""
+    net = cast(InpaintingNet, stage.objective.net)
+    _, hole = net.prepare(batch["image"], batch["mask"])
+    height, width = hole.shape[-2:]
+    sizes = [(height >> level, width >> level) for level in range(1, len(net.channels) + 1)]
+    return [float(level.mean()) for level in mask_pyramid(hole, sizes)]
+
+
+def _step(stage: Stage, batch: dict[str, Tensor], *, number: int = 1) -> Callable[[], Any]:
+    """The engine's own step, as number `number` of the run: those divisible by `meta_every` update the predictors."""
+
+    def call() -> Any:  # noqa: ANN401 - a log
+        stage.step = number
+        return stage._one_step(batch)
+
+    return call
+
+
+def _scale_first_output(conv: nn.Conv2d, deviation: float) -> None:
+    """Draw random weights; the next forward pass, which must record no gradients, scales them."""
+
+    def hook(module: nn.Module, arguments: Any, output: Tensor) -> Tensor:  # noqa: ANN401
+        handle.remove()
+        factor = float(deviation / output.float().std().clamp_min(1e-12))
+        conv.weight.mul_(factor)
+        return output * factor
+
+    nn.init.normal_(conv.weight)
+    handle = conv.register_forward_hook(hook)
+
+
+def _largest(call: Callable[[], Any], device: torch.device, *, steps: int, count: int) -> list[dict[str, Any]]:
+    activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device.type == "cuda" else [])
+    with quiet(), profile(activities=activities) as record:
+        for _ in range(steps):
+            call()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+    field = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
+    times = {event.key: float(getattr(event, field)) for event in record.key_averages()}
+    total = sum(times.values())
+    largest = sorted(times.items(), key=lambda item: -item[1])[:count]
+    return [{"operator": name, "share": time / total, "milliseconds": time / 1000 / steps} for name, time in largest]
