@@ -12,6 +12,7 @@ __all__ = ["Ratio", "Timing", "interleave", "speedup"]
 
 _SAMPLE_MS = 5.0  # calls are repeated until a sample takes about this long
 _LONG_MS = 100.0  # calls of this length need no untimed call before them
+_REST_S = 0.05  # thread pools of other libraries spin for some milliseconds after their work, on the same cores
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def interleave(
     """Time variants in turn, so that a slow moment of the machine hits all of them.
 
     Every round takes each variant once and starts with another one. A short call is repeated within its sample,
-    after one untimed call: thread pools of other libraries that still spin have gone to sleep by then, and caches
+    after a rest, in which the threads of the variant before go to sleep, and one untimed call, after which caches
     hold what this variant needs.
 
     Args:
@@ -94,6 +95,7 @@ def interleave(
         turn = number % max(len(names), 1)
         for name in names[turn:] + names[:turn]:
             call = variants[name]
+            time.sleep(_REST_S)
             if not samples[name] or samples[name][-1] < _LONG_MS:
                 call()
             samples[name].append(_elapsed(call, repeats[name], device))

@@ -158,12 +158,11 @@ def _differentiable(
     """All four gradients as a graph of differentiable operations, with the columns of the whole map in memory."""
     out_channels, channels, *kernel_size = weight.shape
     frame = Frame(input.shape[0], *input.shape[-2:])
-    pixels, moves, scales, slopes = (t.permute(0, 2, 3, 1) for t in (input, offset, kernel, grad))
-    positions = Positions.all(scales, region)
-    table = sampling_table(moves, scales, frame, geometry, positions)
-    rows, corner_weight = frame.rows(pixels), table.weight.to(input.dtype)
+    positions = Positions.all(kernel, region)
+    table = sampling_table(positions.take(offset), positions.take(kernel), frame, geometry, positions)
+    rows, corner_weight = frame.rows(input.permute(0, 2, 3, 1)), table.weight.to(input.dtype)
     matrix = weight.permute(0, 2, 3, 1).reshape(out_channels, -1)
-    slope = slopes[positions.index].reshape(-1, out_channels)
+    slope = positions.take(grad).reshape(-1, out_channels)
 
     columns = gather_rows(table.first, corner_weight, rows, frame.step).reshape(-1, matrix.shape[1])
     samples = (slope @ matrix).reshape(-1, channels)
@@ -172,9 +171,10 @@ def _differentiable(
     moved, scaled = table.gradients(dot_rows(table.first, rows, samples, frame.step).to(table.scale.dtype))
     planes = [
         torch.zeros_like(like)
-        .index_put(_as_tensors(positions), value.reshape(-1, like.shape[-1]).to(like.dtype))
+        .permute(0, 2, 3, 1)
+        .index_put(_as_tensors(positions), value.reshape(-1, like.shape[1]).to(like.dtype))
         .permute(0, 3, 1, 2)
-        for like, value in ((moves, moved), (scales, scaled))
+        for like, value in ((offset, moved), (kernel, scaled))
     ]
     return frame.pixels(grad_rows).permute(0, 3, 1, 2), grad_weight, *planes
 

@@ -85,12 +85,12 @@ class Frame:
 def pixels_last(planes: Tensor) -> Tensor:
     """(B, K, H, W) as contiguous (B, H, W, K)."""
     pixels = planes.permute(0, 2, 3, 1)
-    if pixels.is_contiguous() or not planes.is_cpu:
+    if pixels.is_contiguous() or not planes.is_cpu or (torch.is_grad_enabled() and planes.requires_grad):
         return pixels.contiguous()
     result = pixels.new_empty(pixels.shape)
-    # One matrix at a time: PyTorch transposes those four times as fast as it permutes four axes on the CPU.
+    # One packed matrix at a time: PyTorch transposes those four times as fast as it permutes four axes on the CPU.
     for image, plane in zip(result, planes, strict=True):
-        image.flatten(0, 1).copy_(plane.flatten(1).t())
+        image.flatten(0, 1).copy_(plane.flatten(1).contiguous().t())
     return result
 
 
@@ -105,20 +105,35 @@ def copy_planes(planes: Tensor, pixels: Tensor) -> None:
 
 def corners(first: Tensor, width: int) -> Tensor:
     """The rows (N, 4) that samples read, from the first of each."""
-    return first[:, None] + first.new_tensor([0, 1, width, width + 1])
+    return first[:, None] + torch.tensor([0, 1, width, width + 1], dtype=first.dtype, device=first.device)
 
 
-def gather(first: Tensor, weight: Tensor, rows: Tensor, width: int) -> Tensor:
-    """`gather_rows` without registration, for code that takes care of gradients itself."""
-    if first.shape[0] == 0:
+def gather(index: Tensor, weight: Tensor, rows: Tensor) -> Tensor:
+    """`gather_rows` without registration, with all four rows of every sample given (N, 4)."""
+    if index.shape[0] == 0:
         return rows.new_zeros(0, rows.shape[1])
-    return torch.nn.functional.embedding_bag(corners(first, width), rows, per_sample_weights=weight, mode="sum")
+    starts = torch.arange(0, index.numel(), 4, dtype=index.dtype, device=index.device)
+    return _weighted_sums(rows, index.view(-1), starts, weight.reshape(-1))
 
 
-def scatter_into(rows: Tensor, first: Tensor, weight: Tensor, samples: Tensor, width: int) -> None:
-    """Add `scatter_rows` to rows (R, C) in place."""
-    if first.shape[0]:
-        add_sorted(rows, *sort(first), weight, samples, width)
+def _weighted_sums(rows: Tensor, index: Tensor, starts: Tensor, weight: Tensor, *, closed: bool = False) -> Tensor:
+    """Sums of weighted rows over the bags of an index; `closed` tells that `starts` ends with the index's length."""
+    # torch.nn.functional.embedding_bag checks its arguments at a cost that counts here.
+    return torch.embedding_bag(rows, index, starts, False, 0, False, weight, closed)[0]
+
+
+def dot(index: Tensor, rows: Tensor, samples: Tensor) -> Tensor:
+    """`dot_rows` without registration, with all four rows of every sample given (N, 4)."""
+    if index.shape[0] == 0:
+        return rows.new_zeros(0, 4)
+    if index.is_cpu:
+        bag = torch.arange(index.shape[0], dtype=index.dtype)
+        owner = bag[:, None].expand(-1, 4).contiguous().view(-1)
+        # The only vectorised gather-dot for the CPU in PyTorch; checked against the line below in the tests.
+        return torch.ops.aten._embedding_bag_per_sample_weights_backward(
+            samples, rows, index.view(-1), bag * 4, owner, 0, -1
+        ).view(-1, 4)
+    return torch.stack([(rows[index[:, i]] * samples).sum(1) for i in range(4)], 1)
 
 
 def sort(values: Tensor) -> tuple[Tensor, Tensor]:
@@ -130,36 +145,43 @@ def sort(values: Tensor) -> tuple[Tensor, Tensor]:
     return ordered[:count], order[:count]
 
 
-def add_sorted(rows: Tensor, ordered: Tensor, order: Tensor, weight: Tensor, samples: Tensor, width: int) -> None:
-    """Add a weighted scatter to rows (R, C) in place, given the order of the samples by their first row.
+class Scatter:
+    """A weighted scatter of N samples, `size` of them at a time: sorted once, without atomics, deterministic.
 
-    Each of the four corners is a sum over segments, the same segments for all four. Deterministic, without
-    atomics, and all work lies in the range of rows that is met.
+    Within a tile, samples are ordered by their first row. Each of the four corners is then a sum over segments, the
+    same segments for all four, and all work lies in the range of rows that the tile meets.
+
+    Args:
+        first: (N,), the first row each sample writes; N at least 1.
+        weight: (N, 4).
+        frame: Rows from one line to the next, and rows in all.
+        size: Samples of a tile.
     """
-    low, high = int(ordered[0]), int(ordered[-1])
-    starts = torch._convert_indices_from_coo_to_csr(
-        ordered - low, high - low + 1, out_int32=ordered.dtype == torch.int32
-    )
-    corner_weight = weight[order].t().contiguous()
-    order = order.to(ordered.dtype)
-    for corner, shift in enumerate((0, 1, width, width + 1)):
-        rows[low + shift : high + shift + 1] += torch.nn.functional.embedding_bag(
-            order, samples, starts, per_sample_weights=corner_weight[corner], mode="sum", include_last_offset=True
+
+    def __init__(self, first: Tensor, weight: Tensor, frame: tuple[int, int], size: int) -> None:
+        self.width, total = frame
+        self.size, self.count = size, first.shape[0]
+        tiles = -(-self.count // size)
+        if tiles * total >= torch.iinfo(first.dtype).max:
+            first = first.long()
+        tile = torch.arange(tiles, device=first.device, dtype=first.dtype).repeat_interleave(size)[: self.count]
+        ordered, order = sort(first + tile * total)
+        self.first = ordered - tile * total
+        self.weight = weight[order].t().contiguous()
+        self.order = order.to(first.dtype) - tile * size
+        ends = torch.arange(1, tiles + 1, device=first.device).mul_(size).clamp_(max=self.count) - 1
+        self.low, self.high = self.first[::size].tolist(), self.first[ends].tolist()
+
+    def add(self, rows: Tensor, samples: Tensor, tile: int) -> None:
+        """Add the samples (size, C) of a tile to rows (R, C), in place."""
+        part = slice(tile * self.size, (tile + 1) * self.size)
+        low, high = self.low[tile], self.high[tile]
+        starts = torch._convert_indices_from_coo_to_csr(
+            self.first[part] - low, high - low + 1, out_int32=self.first.dtype == torch.int32
         )
-
-
-def dot(first: Tensor, rows: Tensor, samples: Tensor, width: int) -> Tensor:
-    """`dot_rows` without registration."""
-    if first.shape[0] == 0:
-        return rows.new_zeros(0, 4)
-    index = corners(first, width)
-    if first.is_cpu:
-        bag = torch.arange(first.shape[0], dtype=first.dtype)
-        # The only vectorised gather-dot for the CPU in PyTorch; checked against the line below in the tests.
-        return torch.ops.aten._embedding_bag_per_sample_weights_backward(
-            samples, rows, index.view(-1), bag * 4, bag[:, None].expand(-1, 4).contiguous().view(-1), 0, -1
-        ).view(-1, 4)
-    return torch.stack([(rows[index[:, i]] * samples).sum(1) for i in range(4)], 1)
+        order, weight = self.order[part], self.weight[:, part]
+        for corner, shift in enumerate((0, 1, self.width, self.width + 1)):
+            rows[low + shift : high + shift + 1] += _weighted_sums(samples, order, starts, weight[corner], closed=True)
 
 
 @torch.library.custom_op("kdinpaint::gather_rows", mutates_args=())
@@ -175,7 +197,7 @@ def gather_rows(first: Tensor, weight: Tensor, rows: Tensor, width: int) -> Tens
     Returns:
         (N, C).
     """
-    return gather(first, weight, rows, width)
+    return gather(corners(first, width), weight, rows)
 
 
 @torch.library.custom_op("kdinpaint::scatter_rows", mutates_args=())
@@ -193,7 +215,8 @@ def scatter_rows(first: Tensor, weight: Tensor, samples: Tensor, width: int, cou
         (R, C).
     """
     rows = samples.new_zeros(count, samples.shape[1])
-    scatter_into(rows, first, weight, samples, width)
+    if first.shape[0]:
+        Scatter(first, weight, (width, count), first.shape[0]).add(rows, samples, 0)
     return rows
 
 
@@ -210,7 +233,7 @@ def dot_rows(first: Tensor, rows: Tensor, samples: Tensor, width: int) -> Tensor
     Returns:
         (N, 4), of the dtype of `rows`.
     """
-    return dot(first, rows, samples, width)
+    return dot(corners(first, width), rows, samples)
 
 
 @gather_rows.register_fake

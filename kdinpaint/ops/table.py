@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from kdinpaint.ops.geometry import Geometry
-from kdinpaint.ops.sampling import Frame
+from kdinpaint.ops.sampling import Frame, pixels_last
 
 __all__ = ["Positions", "Table", "sampling_table"]
 
@@ -47,8 +47,8 @@ class Positions:
 
     @classmethod
     def all(cls, like: Tensor, region: Tensor | None) -> "Positions":
-        """All positions of a tensor (B, H_out, W_out, K), or those where a region (B, 1, H_out, W_out) is not 0."""
-        batch, height, width, _ = like.shape
+        """All positions of a tensor (B, K, H_out, W_out), or those where a region (B, 1, H_out, W_out) is not 0."""
+        batch, _, height, width = like.shape
         if region is None:
             return cls.block(range(batch), range(height), width, like.device)
         return cls.listed(_inside(region), height, width)
@@ -56,16 +56,33 @@ class Positions:
     @classmethod
     def blocks(cls, like: Tensor, region: Tensor | None, size: int) -> Iterator["Positions"]:
         """The same, about `size` at a time: whole images, whole lines of one, or a piece of the list."""
-        batch, height, width, _ = like.shape
+        batch, _, height, width = like.shape
         if region is not None:
             for flat in torch.split(_inside(region), max(1, size)):
                 yield cls.listed(flat, height, width)
             return
-        images, lines = max(1, size // (height * width)), max(1, size // width)
+        images, lines = max(1, size // (height * width)), even(height, max(1, size // width))
         for image in range(0, batch, images):
             for line in range(0, height, lines):
                 some = range(image, min(batch, image + images)), range(line, min(height, line + lines))
                 yield cls.block(*some, width, like.device)
+
+    def take(self, planes: Tensor) -> Tensor:
+        """These positions of (B, K, H_out, W_out), as (..., K)."""
+        if isinstance(self.index[0], slice):
+            return pixels_last(planes[self.index[0], :, self.index[1]])
+        return planes.permute(0, 2, 3, 1)[self.index]
+
+    def put(self, planes: Tensor, values: Tensor) -> None:
+        """Write values, in the order and shape of `take` or flat, to these positions of (B, K, H_out, W_out)."""
+        pixels = planes.permute(0, 2, 3, 1)
+        shape = (self.image + self.line + self.column).shape
+        pixels[self.index] = values.reshape(*shape, planes.shape[1]).to(planes.dtype)
+
+
+def even(count: int, most: int) -> int:
+    """The size of pieces of about the same size, none above `most`, that make up `count`."""
+    return -(-count // -(-count // most))
 
 
 def _inside(region: Tensor) -> Tensor:
@@ -99,8 +116,8 @@ class Table(NamedTuple):
         return self.scale[:, None] * torch.stack([vertical, horizontal], 1), upper + self.down * vertical
 
 
-def sampling_table(offset: Tensor, kernel: Tensor, frame: Frame, geometry: Geometry, positions: Positions) -> Table:
-    """The samples of some output positions; differentiable in `offset` and `kernel`.
+def sampling_table(moves: Tensor, scales: Tensor, frame: Frame, geometry: Geometry, positions: Positions) -> Table:
+    """The samples of some output positions; differentiable in `moves` and `scales`.
 
     Outside the image the input counts as zero, as in `torch.nn.functional.conv2d` with zero padding and in
     `torchvision.ops.deform_conv2d`. At integer coordinates, where bilinear interpolation has a kink, the
@@ -108,21 +125,20 @@ def sampling_table(offset: Tensor, kernel: Tensor, frame: Frame, geometry: Geome
     NaN is NaN.
 
     Args:
-        offset: (B, H_out, W_out, 2 T), pixels, (dy, dx) per tap; T is the number of taps.
-        kernel: V, (B, H_out, W_out, T).
+        moves: Offsets (..., 2 T) of the positions, pixels, (dy, dx) per tap; T is the number of taps.
+        scales: V, (..., T), of the positions.
         frame: Layout of the input.
         geometry: Of the convolution.
         positions: Which output positions.
     """
     (_, kernel_width), stride, padding, dilation = geometry
-    dtype = torch.promote_types(offset.dtype, torch.float32)
-    tap = torch.arange(geometry.taps, device=offset.device)
+    dtype = torch.promote_types(moves.dtype, torch.float32)
+    tap = torch.arange(geometry.taps, device=moves.device)
     base_y = (positions.line * stride[0] - padding[0])[..., None] + tap // kernel_width * dilation[0]
     base_x = (positions.column * stride[1] - padding[1])[..., None] + tap % kernel_width * dilation[1]
-    moved = offset[positions.index].to(dtype)
-    y = (moved[..., 0::2] + base_y.to(dtype)).clamp(-2, frame.height)
-    x = (moved[..., 1::2] + base_x.to(dtype)).clamp(-2, frame.width)
-    scale = kernel[positions.index].to(dtype)
+    moves, scale = moves.to(dtype), scales.to(dtype)
+    y = (moves[..., 0::2] + base_y.to(dtype)).clamp(-2, frame.height)
+    x = (moves[..., 1::2] + base_x.to(dtype)).clamp(-2, frame.width)
 
     y_floor, x_floor = y.detach().floor(), x.detach().floor()
     down, right = y - y_floor, x - x_floor

@@ -14,17 +14,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kdinpaint.ops.geometry import Geometry
-from kdinpaint.ops.sampling import Frame, add_sorted, copy_planes, dot, gather, pixels_last, sort
-from kdinpaint.ops.table import Positions, Table, sampling_table
+from kdinpaint.ops.sampling import Frame, Scatter, copy_planes, corners, dot, gather, pixels_last
+from kdinpaint.ops.table import Positions, even, sampling_table
 
 __all__ = ["backward", "forward"]
 
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 
-BLOCK = 1 << 16
-"""Samples of a block."""
-TILE = 1 << 19
-"""Elements of the columns of a tile: 2 MiB of float32."""
+BLOCK = 9 << 12
+"""Samples of a block: 4096 positions of a 3 x 3 kernel."""
+TILE = 1 << 20
+"""Elements of the columns of a tile: 4 MiB of float32."""
 
 
 def forward(
@@ -43,13 +43,14 @@ def forward(
     output = input.new_empty(shape) if region is None else input.new_zeros(shape)
     for images in _groups(kernel):
         frame, rows = _framed(input[images])
-        moves, scales = pixels_last(offset[images]), pixels_last(kernel[images])
         part = None if region is None else region[images]
-        for positions in Positions.blocks(scales, part, BLOCK // geometry.taps):
+        for positions in Positions.blocks(kernel[images], part, BLOCK // geometry.taps):
+            moves, scales = positions.take(offset[images]), positions.take(kernel[images])
             table = sampling_table(moves, scales, frame, geometry, positions)
+            index, corner_weight = corners(table.first, frame.step), table.weight.to(rows.dtype)
             block = output[images][positions.index].view(-1, matrix.shape[0])
-            for tile, some in _tiles(table, matrix, geometry, rows.dtype):
-                columns = gather(some.first, some.weight, rows, frame.step).view(-1, matrix.shape[1])
+            for tile, samples in _tiles(index, matrix, geometry):
+                columns = gather(index[samples], corner_weight[samples], rows).view(-1, matrix.shape[1])
                 block[tile] = _matmul(columns, matrix, bias)
                 del columns  # leaves its memory, warm, to the next
             if part is not None:  # a list of positions, so the block is a copy
@@ -70,50 +71,47 @@ def backward(
     """Gradients for input, weight, offset and kernel, those that are wanted."""
     _keep_memory()
     matrix = _as_matrix(weight)
+    channels, sums = input.shape[1], torch.promote_types(input.dtype, torch.float32)
     want_place = wanted[2] or wanted[3]
-    grad_input, grad_offset, grad_kernel = (
-        torch.empty_like(t) if wish else None
-        for t, wish in ((input, wanted[0]), (offset, wanted[2]), (kernel, wanted[3]))
-    )
-    sums = torch.promote_types(input.dtype, torch.float32)
+    allocate = torch.empty_like if region is None else torch.zeros_like
+    grad_input = torch.empty_like(input) if wanted[0] else None
     grad_matrix = torch.zeros_like(matrix, dtype=sums) if wanted[1] else None
+    grad_offset, grad_kernel = (allocate(t) if w else None for t, w in ((offset, wanted[2]), (kernel, wanted[3])))
     transposed = matrix.t().contiguous() if wanted[0] or want_place else None
 
     for images in _groups(kernel):
         frame, rows = _framed(input[images])
-        moves, scales, slopes = (pixels_last(t[images]) for t in (offset, kernel, grad))
         grad_rows = torch.zeros_like(rows, dtype=sums) if wanted[0] else None
-        grad_moves, grad_scales = (torch.zeros_like(t) if want_place else None for t in (moves, scales))
         part = None if region is None else region[images]
-        for positions in Positions.blocks(scales, part, BLOCK // geometry.taps):
+        for positions in Positions.blocks(kernel[images], part, BLOCK // geometry.taps):
+            moves, scales = positions.take(offset[images]), positions.take(kernel[images])
             table = sampling_table(moves, scales, frame, geometry, positions)
-            block = slopes[positions.index].reshape(-1, weight.shape[0])
-            corner_slopes = torch.empty_like(table.weight)
-            orders = None if grad_rows is None else _tile_orders(table.first, frame.count, matrix, geometry)
-            for tile, some in _tiles(table, matrix, geometry, rows.dtype):
+            index, corner_weight = corners(table.first, frame.step), table.weight.to(rows.dtype)
+            slopes = positions.take(grad[images]).reshape(-1, weight.shape[0])
+            corner_slopes = torch.empty_like(table.weight) if want_place else None
+            scatter = None
+            if grad_rows is not None and index.shape[0]:
+                size = _tile_size(slopes.shape[0], matrix) * geometry.taps
+                scatter = Scatter(table.first, corner_weight, (frame.step, frame.count), size)
+            for number, (tile, samples) in enumerate(_tiles(index, matrix, geometry)):
                 if grad_matrix is not None:
-                    columns = gather(some.first, some.weight, rows, frame.step).view(-1, matrix.shape[1])
-                    grad_matrix += _matmul(block[tile].t(), columns.t())
-                    del columns  # leaves its memory, warm, to the samples
+                    columns = gather(index[samples], corner_weight[samples], rows).view(-1, matrix.shape[1])
+                    grad_matrix += _matmul(slopes[tile].t(), columns.t())
+                    del columns  # leaves its memory, warm, to the column slopes
                 if transposed is None:
                     continue
-                samples = _matmul(block[tile], transposed).view(-1, input.shape[1])
-                if grad_rows is not None and orders is not None:
-                    add_sorted(grad_rows, *next(orders), some.weight, samples, frame.step)
-                if want_place:
-                    found = dot(some.first, rows, samples, frame.step)
-                    corner_slopes.view(-1, geometry.taps, 4)[tile] = found.view(-1, geometry.taps, 4)
-                del samples
-            if grad_moves is not None and grad_scales is not None:
-                for target, value in zip((grad_moves, grad_scales), table.gradients(corner_slopes), strict=True):
-                    target[positions.index] = value.reshape(target[positions.index].shape).to(target.dtype)
-        for planes, pixels in (
-            (grad_input, None if grad_rows is None else frame.pixels(grad_rows)),
-            (grad_offset, grad_moves),
-            (grad_kernel, grad_scales),
-        ):
-            if planes is not None and pixels is not None:
-                copy_planes(planes[images], pixels)
+                column_slopes = _matmul(slopes[tile], transposed).view(-1, channels)
+                if grad_rows is not None and scatter is not None:
+                    scatter.add(grad_rows, column_slopes, number)
+                if corner_slopes is not None:
+                    corner_slopes[samples] = dot(index[samples], rows, column_slopes)
+                del column_slopes
+            if corner_slopes is not None:
+                for planes, value in zip((grad_offset, grad_kernel), table.gradients(corner_slopes), strict=True):
+                    if planes is not None:
+                        positions.put(planes[images], value)
+        if grad_input is not None and grad_rows is not None:
+            copy_planes(grad_input[images], frame.pixels(grad_rows))
 
     grad_weight = None
     if grad_matrix is not None:
@@ -151,31 +149,18 @@ def _framed(input: Tensor) -> tuple[Frame, Tensor]:
     return frame, frame.rows(pixels_last(input))
 
 
-def _tiles(table: Table, matrix: Tensor, geometry: Geometry, dtype: torch.dtype) -> Iterator[tuple[slice, Table]]:
-    """Positions within a block, and their part of its table, with weights of a dtype."""
-    size, taps = _tile_size(matrix), geometry.taps
-    weight = table.weight.to(dtype)
-    for start in range(0, table.first.shape[0] // taps, size):
-        samples = slice(start * taps, (start + size) * taps)
-        yield slice(start, start + size), table._replace(first=table.first[samples], weight=weight[samples])
+def _tiles(index: Tensor, matrix: Tensor, geometry: Geometry) -> Iterator[tuple[slice, slice]]:
+    """Positions of every tile of a block, and their samples."""
+    taps = geometry.taps
+    count = index.shape[0] // taps
+    size = _tile_size(count, matrix)
+    for start in range(0, count, size):
+        yield slice(start, start + size), slice(start * taps, (start + size) * taps)
 
 
-def _tile_size(matrix: Tensor) -> int:
-    """Positions of a tile."""
-    return max(1, TILE // matrix.shape[1])
-
-
-def _tile_orders(first: Tensor, rows: int, matrix: Tensor, geometry: Geometry) -> Iterator[tuple[Tensor, Tensor]]:
-    """For each tile its part of `first` in order, and where each stood in it: one sort for all tiles of a block."""
-    size = _tile_size(matrix) * geometry.taps
-    tiles = -(-first.shape[0] // size)
-    if tiles * rows >= torch.iinfo(first.dtype).max:
-        first = first.long()
-    tile = torch.arange(tiles, device=first.device, dtype=first.dtype).repeat_interleave(size)[: first.shape[0]]
-    ordered, order = sort(first + tile * rows)
-    for number in range(tiles):
-        part = slice(number * size, (number + 1) * size)
-        yield ordered[part] - number * rows, order[part] - number * size
+def _tile_size(count: int, matrix: Tensor) -> int:
+    """Positions of a tile, about the same for every tile of a block of `count`."""
+    return even(max(1, count), max(1, TILE // matrix.shape[1]))
 
 
 def _matmul(x: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -15,11 +15,12 @@ FRAME, GEOMETRY = Frame(2, 4, 5), Geometry.make(2)
 
 
 def table(offset, kernel, positions=None):
-    return sampling_table(offset, kernel, FRAME, GEOMETRY, positions or Positions.all(kernel, None))
+    positions = positions or Positions.all(kernel, None)
+    return sampling_table(positions.take(offset), positions.take(kernel), FRAME, GEOMETRY, positions)
 
 
 def test_unmoved_taps_read_single_pixels():
-    found = table(torch.zeros(2, 3, 4, 8), torch.ones(2, 3, 4, 4))
+    found = table(torch.zeros(2, 8, 3, 4), torch.ones(2, 4, 3, 4))
     assert found.first.dtype == torch.int32
     numbers = torch.arange(1, 41).view(2, 4, 5, 1)
     read = FRAME.rows(numbers)[found.first.long(), 0].view(2, 3, 4, 2, 2)
@@ -30,8 +31,8 @@ def test_unmoved_taps_read_single_pixels():
 
 @given(SEEDS, st.sampled_from([0.0, 1.0, 50.0, 1e6, float("inf"), float("nan")]))
 def test_samples_stay_inside_their_own_image(seed, reach):
-    offset = reach * torch.randn(2, 3, 4, 8, generator=seeded(seed))
-    found = table(offset, torch.ones(2, 3, 4, 4))
+    offset = reach * torch.randn(2, 8, 3, 4, generator=seeded(seed))
+    found = table(offset, torch.ones(2, 4, 3, 4))
     assert bool((found.first >= 0).all())
     assert bool((found.first + FRAME.step + 1 < FRAME.count).all())
     owner = torch.zeros(2, 4, 5, 2)
@@ -49,7 +50,7 @@ def test_samples_stay_inside_their_own_image(seed, reach):
 @pytest.mark.parametrize("size", [1, 5, 7, 12, 24, 1000])
 @pytest.mark.parametrize("part", [False, True], ids=["dense", "region"])
 def test_blocks_together_are_all_positions(part, size):
-    offset, kernel = torch.randn(2, 3, 4, 8), torch.randn(2, 3, 4, 4)
+    offset, kernel = torch.randn(2, 8, 3, 4), torch.randn(2, 4, 3, 4)
     region = random_mask(2, 3, 4) if part else None
     whole = table(offset, kernel, Positions.all(kernel, region))
     pieces = [table(offset, kernel, some) for some in Positions.blocks(kernel, region, size)]
@@ -57,14 +58,27 @@ def test_blocks_together_are_all_positions(part, size):
         assert torch.equal(torch.cat([getattr(piece, name) for piece in pieces]), getattr(whole, name)), name
 
 
+@pytest.mark.parametrize("part", [False, True], ids=["dense", "region"])
+def test_put_is_the_inverse_of_take(part):
+    planes = torch.randn(3, 5, 4, 6)
+    region = random_mask(3, 4, 6) if part else None
+    again = torch.zeros_like(planes)
+    for some in Positions.blocks(planes, region, 7):
+        taken = some.take(planes)
+        assert torch.equal(taken, planes.permute(0, 2, 3, 1)[some.index])
+        some.put(again, taken)
+    assert torch.equal(again, planes if region is None else planes * region)
+
+
 @given(SEEDS)
 def test_gradients_are_those_of_autograd(seed):
-    offset = torch.randn(2, 3, 4, 8, generator=seeded(seed), dtype=torch.float64).requires_grad_()
-    kernel = torch.randn(2, 3, 4, 4, generator=seeded(seed + 1), dtype=torch.float64).requires_grad_()
+    offset = torch.randn(2, 8, 3, 4, generator=seeded(seed), dtype=torch.float64).requires_grad_()
+    kernel = torch.randn(2, 4, 3, 4, generator=seeded(seed + 1), dtype=torch.float64).requires_grad_()
     found = table(offset, kernel)
     slope = torch.randn(found.weight.shape, generator=seeded(seed + 2), dtype=torch.float64)
     moved, scaled = grad(found.weight, (offset, kernel), slope)
     ours_moved, ours_scaled = found.gradients(slope)
+    moved, scaled = (t.permute(0, 2, 3, 1) for t in (moved, scaled))
     inside = moved.reshape(-1, 2) != 0  # beyond the clamp autograd knows a zero that here lies in the slopes
     torch.testing.assert_close(ours_moved[inside], moved.reshape(-1, 2)[inside])
     torch.testing.assert_close(ours_scaled.view_as(scaled), scaled)

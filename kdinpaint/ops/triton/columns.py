@@ -184,14 +184,13 @@ def sorted_input_gradient(
         outside = region == 0
         offset, kernel = offset.masked_fill(outside, 0.0), kernel.masked_fill(outside, 0.0)
         grad_rows = grad_rows.masked_fill(outside.permute(0, 2, 3, 1), 0.0)
-    offset, kernel = offset.permute(0, 2, 3, 1), kernel.permute(0, 2, 3, 1)
     dx = torch.empty(rows.shape, dtype=torch.float32, device=rows.device)
     for image in range(batch):
         framed = torch.zeros((frame.count, channels), dtype=torch.float32, device=rows.device)
         for first, last in _stretches(lines, across * taps * channels * 4):
             positions = Positions.block(range(1), range(first, last), across, rows.device)
             one = slice(image, image + 1)
-            table = sampling_table(offset[one], kernel[one], frame, geometry, positions)
+            table = sampling_table(positions.take(offset[one]), positions.take(kernel[one]), frame, geometry, positions)
             columns = (grad_rows[image, first:last].reshape(-1, weight.shape[0]) @ matrix).float().view(-1, channels)
             framed += scatter_rows(table.first, table.weight, columns, frame.step, frame.count)
         dx[image] = frame.pixels(framed)[0]
