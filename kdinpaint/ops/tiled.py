@@ -41,7 +41,7 @@ def forward(
     matrix = _as_matrix(weight)
     shape = (kernel.shape[0], *kernel.shape[-2:], weight.shape[0])
     output = input.new_empty(shape) if region is None else input.new_zeros(shape)
-    for images in _groups(kernel):
+    for images in _groups(kernel, region):
         frame, rows = _framed(input[images])
         part = None if region is None else region[images]
         for positions in Positions.blocks(kernel[images], part, BLOCK // geometry.taps):
@@ -79,7 +79,7 @@ def backward(
     grad_offset, grad_kernel = (allocate(t) if w else None for t, w in ((offset, wanted[2]), (kernel, wanted[3])))
     transposed = matrix.t().contiguous() if wanted[0] or want_place else None
 
-    for images in _groups(kernel):
+    for images in _groups(kernel, region):
         frame, rows = _framed(input[images])
         grad_rows = torch.zeros_like(rows, dtype=sums) if wanted[0] else None
         part = None if region is None else region[images]
@@ -136,10 +136,14 @@ def _as_matrix(weight: Tensor) -> Tensor:
     return weight.permute(0, 2, 3, 1).reshape(weight.shape[0], -1)
 
 
-def _groups(kernel: Tensor) -> Iterator[slice]:
-    """Images that are worked on together: one, or several small ones that make a block."""
+def _groups(kernel: Tensor, region: Tensor | None) -> Iterator[slice]:
+    """Images that are worked on together: one, or several small ones, or with small regions, that make a block."""
     batch, taps, height, width = kernel.shape
-    several = max(1, BLOCK // (taps * height * width))
+    several = BLOCK // (taps * height * width)
+    if region is not None:
+        cells = int(torch.count_nonzero(region)) // max(1, batch)
+        several = min(BLOCK // (taps * max(1, cells)), 4 * several)
+    several = max(1, several)
     for start in range(0, batch, several):
         yield slice(start, min(batch, start + several))
 

@@ -1,5 +1,6 @@
 """The Triton backend of `adaptive_conv2d`, from PyTorch tensors to launches. Triton itself is imported on first use."""
 
+import functools
 import importlib.util
 import os
 import sys
@@ -32,7 +33,7 @@ Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@functools.cache
 def _has_triton() -> bool:
     try:
         return importlib.util.find_spec("triton") is not None
@@ -40,7 +41,6 @@ def _has_triton() -> bool:
         return False  # blocked or half removed
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _interpreter_asked_for() -> bool:
     triton = sys.modules.get("triton")
     if triton is not None and hasattr(triton, "knobs"):
@@ -48,7 +48,7 @@ def _interpreter_asked_for() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@functools.cache
 def _too_old(index: int) -> bool:
     return torch.cuda.get_device_capability(index) < (8, 0)
 
