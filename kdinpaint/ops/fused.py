@@ -159,7 +159,7 @@ def _differentiable(
     out_channels, channels, *kernel_size = weight.shape
     frame = Frame(input.shape[0], *input.shape[-2:])
     positions = Positions.all(kernel, region)
-    table = sampling_table(positions.take(offset), positions.take(kernel), frame, geometry, positions)
+    table = sampling_table(offset, kernel, frame, geometry, positions)
     rows, corner_weight = frame.rows(input.permute(0, 2, 3, 1)), table.weight.to(input.dtype)
     matrix = weight.permute(0, 2, 3, 1).reshape(out_channels, -1)
     slope = positions.take(grad).reshape(-1, out_channels)

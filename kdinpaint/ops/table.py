@@ -116,8 +116,8 @@ class Table(NamedTuple):
         return self.scale[:, None] * torch.stack([vertical, horizontal], 1), upper + self.down * vertical
 
 
-def sampling_table(moves: Tensor, scales: Tensor, frame: Frame, geometry: Geometry, positions: Positions) -> Table:
-    """The samples of some output positions; differentiable in `moves` and `scales`.
+def sampling_table(offset: Tensor, kernel: Tensor, frame: Frame, geometry: Geometry, positions: Positions) -> Table:
+    """The samples of some output positions; differentiable in `offset` and `kernel`.
 
     Outside the image the input counts as zero, as in `torch.nn.functional.conv2d` with zero padding and in
     `torchvision.ops.deform_conv2d`. At integer coordinates, where bilinear interpolation has a kink, the
@@ -125,18 +125,18 @@ def sampling_table(moves: Tensor, scales: Tensor, frame: Frame, geometry: Geomet
     NaN is NaN.
 
     Args:
-        moves: Offsets (..., 2 T) of the positions, pixels, (dy, dx) per tap; T is the number of taps.
-        scales: V, (..., T), of the positions.
+        offset: (B, 2 T, H_out, W_out), pixels, (dy, dx) per tap; T is the number of taps.
+        kernel: V, (B, T, H_out, W_out).
         frame: Layout of the input.
         geometry: Of the convolution.
         positions: Which output positions.
     """
     (_, kernel_width), stride, padding, dilation = geometry
-    dtype = torch.promote_types(moves.dtype, torch.float32)
-    tap = torch.arange(geometry.taps, device=moves.device)
+    dtype = torch.promote_types(offset.dtype, torch.float32)
+    tap = torch.arange(geometry.taps, device=offset.device)
     base_y = (positions.line * stride[0] - padding[0])[..., None] + tap // kernel_width * dilation[0]
     base_x = (positions.column * stride[1] - padding[1])[..., None] + tap % kernel_width * dilation[1]
-    moves, scale = moves.to(dtype), scales.to(dtype)
+    moves, scale = positions.take(offset).to(dtype), positions.take(kernel).to(dtype)
     y = (moves[..., 0::2] + base_y.to(dtype)).clamp(-2, frame.height)
     x = (moves[..., 1::2] + base_x.to(dtype)).clamp(-2, frame.width)
 

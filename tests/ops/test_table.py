@@ -16,7 +16,7 @@ FRAME, GEOMETRY = Frame(2, 4, 5), Geometry.make(2)
 
 def table(offset, kernel, positions=None):
     positions = positions or Positions.all(kernel, None)
-    return sampling_table(positions.take(offset), positions.take(kernel), FRAME, GEOMETRY, positions)
+    return sampling_table(offset, kernel, FRAME, GEOMETRY, positions)
 
 
 def test_unmoved_taps_read_single_pixels():

@@ -190,7 +190,7 @@ def sorted_input_gradient(
         for first, last in _stretches(lines, across * taps * channels * 4):
             positions = Positions.block(range(1), range(first, last), across, rows.device)
             one = slice(image, image + 1)
-            table = sampling_table(positions.take(offset[one]), positions.take(kernel[one]), frame, geometry, positions)
+            table = sampling_table(offset[one], kernel[one], frame, geometry, positions)
             columns = (grad_rows[image, first:last].reshape(-1, weight.shape[0]) @ matrix).float().view(-1, channels)
             framed += scatter_rows(table.first, table.weight, columns, frame.step, frame.count)
         dx[image] = frame.pixels(framed)[0]
