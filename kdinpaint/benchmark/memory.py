@@ -45,7 +45,7 @@ def peak_memory(call: Callable[[], Tensor | Sequence[Tensor]], device: torch.dev
         kept = call()
         torch.cuda.synchronize(device)
         return Memory(int(torch.cuda.max_memory_allocated(device)) - before, _size(kept))
-    with quiet(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+    with quiet(), profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as record:
         kept = call()  # not freed before the end
     return Memory(_highest(record), _size(kept))
 

@@ -187,7 +187,7 @@ def _scale_first_output(conv: nn.Conv2d, deviation: float) -> None:
 
 def _largest(call: Callable[[], Any], device: torch.device, *, steps: int, count: int) -> list[dict[str, Any]]:
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device.type == "cuda" else [])
-    with quiet(), profile(activities=activities) as record:
+    with quiet(), profile(activities=activities, acc_events=True) as record:
         for _ in range(steps):
             call()
         if device.type == "cuda":

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from kdinpaint._core.checks import check_choice, check_feature, check_mask
 from kdinpaint._core.errors import ConfigError
+from kdinpaint._core.tracing import is_exporting
 from kdinpaint.layers.adaptive_conv import AdaptiveConv2d
 from kdinpaint.ops.masks import resize_mask
 
@@ -142,7 +143,7 @@ class GlobalLocalAttention(nn.Module):
 
 def _pool_to(x: Tensor, cells: int) -> Tensor:
     """Average-pool until at most `cells` positions are left; x itself if it is small enough."""
-    if torch.compiler.is_exporting():
+    if is_exporting():
         return _pool_any(x, cells)
     height, width = x.shape[-2:]
     factor = 1

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from kdinpaint._core.tracing import is_exporting
+
 __all__ = ["crop_to", "pad_to_multiple"]
 
 
@@ -31,7 +33,7 @@ def crop_to(x: Tensor, size: tuple[int, int]) -> Tensor:
         x: (B, C, H', W').
         size: (H, W), at most (H', W').
     """
-    if torch.compiler.is_exporting():
+    if is_exporting():
         # A slice would be contiguous for some sizes only, and the exported graph would be held to one kind of them.
         return F.pad(x, (0, size[1] - x.shape[-1], 0, size[0] - x.shape[-2]))
     return x[..., : size[0], : size[1]]

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from kdinpaint._core.checks import check_choice, check_feature, check_mask
 from kdinpaint._core.errors import ShapeError
+from kdinpaint._core.tracing import is_exporting
 
 __all__ = [
     "RATIO_BINS",
@@ -71,7 +72,7 @@ def resize_mask(mask: Tensor, size: tuple[int, int], *, mode: MaskResize = "max"
     check_mask(mask)
     check_choice(mode, ("max", "nearest", "area"), "mode")
     height, width = mask.shape[-2:]
-    if not torch.compiler.is_exporting() and not (1 <= size[0] <= height and 1 <= size[1] <= width):
+    if not is_exporting() and not (1 <= size[0] <= height and 1 <= size[1] <= width):
         raise ShapeError(
             f"mask is {(height, width)} and the level {tuple(size)}; a mask can only be reduced. "
             f"Pass the mask at full image size."
@@ -81,7 +82,7 @@ def resize_mask(mask: Tensor, size: tuple[int, int], *, mode: MaskResize = "max"
         pooled = F.interpolate(pooled, size=size, mode="nearest-exact")
     elif mode == "area":
         pooled = (F.adaptive_avg_pool2d(pooled, size) > 0.5).to(pooled.dtype)
-    elif torch.compiler.is_exporting() and not _halves((height, width), size):
+    elif is_exporting() and not _halves((height, width), size):
         pooled = _cover(_cover(pooled, 2, size[0]), 3, size[1])
     else:
         while 2 in (window := [_window(n, m) for n, m in zip(pooled.shape[-2:], size, strict=True)]):
