@@ -6,5 +6,5 @@ __all__ = ["is_exporting"]
 
 
 def is_exporting() -> bool:
-    """Whether a graph is being exported; `torch.compiler.is_exporting` says so while compiling, too, up to torch 2.11."""
+    """Whether a graph is being exported, and not compiled: up to torch 2.11 PyTorch's own answer is yes for both."""
     return torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling()
