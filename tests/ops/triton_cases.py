@@ -16,6 +16,8 @@ from kdinpaint.ops.triton import columns, launch, unsupported
 from kdinpaint.ops.triton.arguments import region_index
 from kdinpaint.ops.triton.configs import Config
 
+# Triton 3.6's interpreter does what NumPy 2.3 warns of.
+pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array with ndim > 0:DeprecationWarning")
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
 PATHS = {
