@@ -2,6 +2,7 @@
 
 import sys
 import threading
+from types import FrameType
 from typing import Any
 
 import torch
@@ -111,12 +112,13 @@ class _Again:
 
     def __call__(self, gradient: Tensor) -> None:
         self.again[gradient.device] = self.frame
-        Variable._execution_engine.queue_callback(self.again.clear)  # type: ignore[attr-defined]
+        Variable._execution_engine.queue_callback(self.again.clear)
 
 
 def _runs(model: nn.Module) -> bool:
     """Whether a call of the module is in progress further up, beside the one that asks."""
-    frame, found = sys._getframe(2), 0
+    frame: FrameType | None = sys._getframe(2)
+    found = 0
     while frame is not None:
         if frame.f_code is nn.Module._call_impl.__code__ and frame.f_locals.get("self") is model:
             found += 1

@@ -75,11 +75,14 @@ def _grid(cells: int, image: Size, stride: int) -> Size | None:
 
 def match(size: Size, image: Size) -> int:
     """The stride at which an image gives that size, give or take borders of a few cells; 0 if there is none."""
-    found = {round(n / max(m, 1)) for n, m in zip(image, size, strict=True)}
-    for stride in sorted({max(1, s + more) for s in found for more in (0, -1, 1)}):
-        if all(abs(m - n / stride) < 1 for n, m in zip(image, size, strict=True)):
-            return stride
-    return 0
+    rounded = {round(n / max(m, 1)) for n, m in zip(image, size, strict=True)}
+    strides = {max(1, stride + more) for stride in rounded for more in (-1, 0, 1)}
+
+    def error(stride: int) -> float:
+        return max(abs(m - n / stride) for n, m in zip(image, size, strict=True))
+
+    best = min(sorted(strides), key=error)
+    return best if error(best) < 1 else 0
 
 
 def guess_layout(shape: tuple[int, ...], image: Size, *, last: bool | None = None, given: str | None = None) -> Layout:

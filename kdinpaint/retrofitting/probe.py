@@ -15,6 +15,8 @@ from kdinpaint.retrofitting.trees import Path, leaves
 
 __all__ = ["Call", "Seen", "arguments", "dry_run", "untouched"]
 
+REGISTERED = ("_parameters", "_buffers", "_modules")
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -64,7 +66,8 @@ def untouched(model: nn.Module) -> Iterator[None]:
     """Random numbers, modes, buffers, parameters' gradients and attributes are afterwards what they were before."""
     modules = list(model.modules())
     tensors = [*model.parameters(), *model.buffers()]
-    state = [(dict(m.__dict__), dict(m._parameters), dict(m._buffers), dict(m._modules)) for m in modules]
+    state = [dict(m.__dict__) for m in modules]
+    registered: list[list[dict[str, Any]]] = [[dict(m.__dict__[key]) for key in REGISTERED] for m in modules]
     buffers = [(b, b.detach().clone()) for b in model.buffers()]
     devices = sorted({t.device.index or 0 for t in tensors if t.device.type == "cuda"})
     own = random.getstate(), np.random.get_state()
@@ -74,11 +77,11 @@ def untouched(model: nn.Module) -> Iterator[None]:
     finally:
         random.setstate(own[0])
         np.random.set_state(own[1])
-        for module, (attributes, *registered) in zip(modules, state, strict=True):
+        for module, attributes, kept_dicts in zip(modules, state, registered, strict=True):
             for key in set(module.__dict__) - set(attributes):
                 del module.__dict__[key]
             module.__dict__.update(attributes)
-            for key, before in zip(("_parameters", "_buffers", "_modules"), registered, strict=True):
+            for key, before in zip(REGISTERED, kept_dicts, strict=True):
                 present: dict[str, Any] = module.__dict__[key]
                 if list(present) != list(before) or any(present[name] is not before[name] for name in before):
                     present.clear()
