@@ -28,10 +28,8 @@ def channels_of(teacher: FrozenTeacher, given: Sequence[int] | None, student: li
     """
     known: Any = given
     for owner in (teacher, teacher.module):
-        for name in ("feature_channels", "channels"):
-            value = getattr(owner, name, None)
-            if known is None and isinstance(value, (tuple, list)):
-                known = value
+        if known is None:
+            known = getattr(owner, "feature_channels", None)
     found = student if known is None else list(known)
     if len(found) != len(student):
         raise ConfigError(

@@ -55,8 +55,8 @@ class Distiller(nn.Module):
         floor: See `TransferImportancePredictor`.
         temperature: See `TransferImportancePredictor`.
         pool: See `TransferImportancePredictor`.
-        teacher_channels: Channels of the teacher's features, for teachers without `feature_channels` or `channels`;
-            those of the student by default.
+        teacher_channels: Channels of the teacher's features, for teachers without an attribute
+            `feature_channels`; those of the student by default.
         select: Where the feature is in what a stage returns, see `Taps`; what the plan says by default.
         repeats: Which run of a stage counts if there are several in one forward pass, see `Taps`.
 
@@ -187,11 +187,11 @@ class Distiller(nn.Module):
         targets = self._targets(image, teacher_features, features)
         losses: dict[str, Tensor] = {}
         for name, term, found, distances in self._terms(features, targets, mask):
-            values = distances()
             if self.training:
+                # Before the distances: the first loss has the scale of all others.
                 term.observe(found)
             weights = term.importance(found, mask)
-            value = term.combine(weights if term.joint else [w.detach() for w in weights], values)
+            value = term.combine(weights if term.joint else [w.detach() for w in weights], distances())
             losses[name] = self.factors[name] * value
         return out, losses
 

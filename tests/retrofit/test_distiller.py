@@ -35,12 +35,14 @@ def call(guide, **options):
 def test_losses_are_those_called_by_hand(scale, importance):
     student, teacher = Student(), teacher_net()
     guide = build(student, teacher, scale=scale, importance=importance, cross=0.3, self_distill=0.2)
-    cross, own = copy.deepcopy(guide.cross), copy.deepcopy(guide.self_distill)
+    cross, own = copy.deepcopy(guide.cross).eval(), copy.deepcopy(guide.self_distill).eval()
     for _ in range(2):
         out, losses = call(guide)
         shallow = student.level1(X)
         features = [shallow, student.level2(shallow)]
         assert_equal(out, student(X))
+        cross.observe(teacher.encode(TRUTH))
+        own.observe(features[1:])
         expected = {"cross": 0.3 * cross(features, teacher.encode(TRUTH), MASK), "self": 0.2 * own(features, MASK)}
         assert_equal(losses, expected)
         assert all(loss.dim() == 0 and float(loss.detach()) > 0 for loss in losses.values())
@@ -103,7 +105,7 @@ def test_teacher_of_another_resolution_and_any_module():
             return [image.repeat(1, 2, 1, 1), F.avg_pool2d(image, 16).repeat(1, 3, 1, 1)]
 
     guide = build(teacher=Fine(), teacher_channels=[6, 9])
-    cross = copy.deepcopy(guide.cross)
+    cross = copy.deepcopy(guide.cross).eval()
     _, losses = call(guide)
     shallow = guide.student.level1(X)
     aligned = [shallow, guide.aligners[1](guide.student.level2(shallow))]
@@ -112,6 +114,7 @@ def test_teacher_of_another_resolution_and_any_module():
         F.interpolate(fine, (16, 16), mode="bilinear", antialias=True),
         F.interpolate(coarse, (8, 8), mode="bilinear", antialias=True),
     ]
+    cross.observe(targets)
     torch.testing.assert_close(losses["cross"], 0.1 * cross(aligned, targets, MASK))
 
 
