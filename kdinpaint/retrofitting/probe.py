@@ -2,6 +2,7 @@
 
 import contextlib
 import random
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -131,7 +132,9 @@ def dry_run(
                 module.training = False
             for name, module in modules.items():
                 watch(name, module)
-            model(*args, **kwargs)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of the host, about a run without gradients
+                model(*args, **kwargs)
         except Exception as error:
             raise ConfigError(
                 f"{type(model).__name__} does not run on the example: {type(error).__name__}: {error}. Give in "

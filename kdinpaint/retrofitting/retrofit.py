@@ -1,6 +1,6 @@
 """Put fillers into a host, and take them out again."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -125,7 +125,8 @@ def strip(model: nn.Module) -> None:
         model: A host, retrofitted or not.
     """
     restore_trainable(model)
-    _drop_hooks(model, lambda hook: getattr(hook, "kdinpaint_training_only", False))
+    for module in model.modules():
+        _drop(module, lambda hook: getattr(hook, "kdinpaint_training_only", False))
 
 
 def _check_host(model: nn.Module, example: Any, example_kwargs: Mapping[str, Any] | None) -> None:  # noqa: ANN401
@@ -181,6 +182,7 @@ def _install(model: nn.Module, modules: Mapping[str, nn.Module], wrapped: list[F
     for stage in wrapped:
         for parent, name in places(model, stage.base):
             parent._modules[name] = stage
+        _move_hooks(stage.base, stage)
         if stage.spec.start != stage.spec.name and stage.kdinpaint_filler.mode != "serial":
             modules[stage.spec.start].register_forward_pre_hook(StageInput(stage.spec, feed), with_kwargs=True)
     feed.attach(model)
@@ -206,18 +208,26 @@ def _remove(model: nn.Module) -> None:
     for stage in filled_stages(model):
         for parent, name in places(model, stage):
             parent._modules[name] = stage.base
-    _drop_hooks(
-        model, lambda hook: isinstance(hook, StageInput) or isinstance(getattr(hook, "__self__", None), MaskFeed)
-    )
-
-
-def _drop_hooks(model: nn.Module, which: Any) -> None:  # noqa: ANN401 - a predicate on hooks of all kinds
+        _drop(stage, lambda hook: getattr(hook, "kdinpaint_training_only", False))
+        _move_hooks(stage, stage.base)
     for module in model.modules():
-        for hooks, kinds in (
-            (module._forward_pre_hooks, [module._forward_pre_hooks_with_kwargs]),
-            (module._forward_hooks, [module._forward_hooks_with_kwargs, module._forward_hooks_always_called]),
-        ):
-            for key in [key for key, hook in hooks.items() if which(hook)]:
-                del hooks[key]
-                for kind in kinds:
-                    kind.pop(key, None)
+        _drop(
+            module, lambda hook: isinstance(hook, StageInput) or isinstance(getattr(hook, "__self__", None), MaskFeed)
+        )
+
+
+def _move_hooks(old: nn.Module, new: nn.Module) -> None:
+    """Whoever watches the output of a stage sees the filled one: hooks go where the stage is called."""
+    for key in ("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"):
+        old.__dict__[key], new.__dict__[key] = new.__dict__[key], old.__dict__[key]
+
+
+def _drop(module: nn.Module, which: Callable[[Any], bool]) -> None:
+    for hooks, kinds in (
+        (module._forward_pre_hooks, [module._forward_pre_hooks_with_kwargs]),
+        (module._forward_hooks, [module._forward_hooks_with_kwargs, module._forward_hooks_always_called]),
+    ):
+        for key in [key for key, hook in hooks.items() if which(hook)]:
+            del hooks[key]
+            for kind in kinds:
+                kind.pop(key, None)
