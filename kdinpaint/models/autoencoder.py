@@ -116,7 +116,8 @@ class AutoEncoder(nn.Module, HubModel):
         """A teacher whose taught levels have the channels and strides of a student's.
 
         Levels in between are added where strides do more than double: for a ResNet, whose first stage has stride
-        4, one at stride 2, which is not taught. Levels of one stride share one of the teacher's.
+        4, one at stride 2, which is not taught. Levels of one stride share one of the teacher's. Where the deepest
+        level is too wide to be a bottleneck, levels that are not taught follow until there is one.
 
         Args:
             levels: Whatever has `channels` and `stride`, shallow to deep, such as `report.levels` of `retrofit`.
@@ -139,6 +140,8 @@ class AutoEncoder(nn.Module, HubModel):
             [(1, 16, 8, 8), (1, 32, 4, 4)]
         """
         channels, taught = _widths([(level.channels, level.stride) for level in levels])
+        while channels[-1] >= in_channels * 4 ** len(channels):
+            channels.append(channels[-1])
         return cls(
             in_channels,
             channels,
