@@ -1,6 +1,7 @@
 """Fillers in networks that know nothing of them: plan, dry run, wrappers, and the way back."""
 
 from kdinpaint.retrofitting.distiller import Distiller
+from kdinpaint.retrofitting.feature_cache import FeatureCache
 from kdinpaint.retrofitting.inspecting import Inspection, inspect
 from kdinpaint.retrofitting.plan import RetrofitPlan
 from kdinpaint.retrofitting.report import Level, RetrofitReport
@@ -17,6 +18,7 @@ from kdinpaint.retrofitting.wrappers import FilledStage
 
 __all__ = [
     "Distiller",
+    "FeatureCache",
     "FilledStage",
     "Inspection",
     "Level",
