@@ -45,6 +45,7 @@ class MaskSource:
             raise ConfigError(f"mask is {describe(spec)}; expected a text or a function (args, kwargs) -> mask.")
         parameters = inspect.signature(model.forward).parameters.values() if model is not None else ()
         self.order = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        self.optional = [p.name for p in parameters if p.default is not p.empty]
 
     def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
         """The hole (B, 1, H, W), bool, or None if the call has no mask."""
@@ -80,8 +81,8 @@ class MaskSource:
         known = self.order[place] if place < len(self.order) else name
         if known in kwargs:
             return kwargs[known]
-        if known in self.order:
-            return None  # left at its default
+        if known in self.optional:
+            return None  # left at its default, which is taken for no mask
         raise ConfigError(
             f"mask={self.spec!r} finds nothing: the call has {len(args)} positional arguments and the names "
             f"{sorted(kwargs)}. Name another place in RetrofitPlan(mask=...), or give a function."
