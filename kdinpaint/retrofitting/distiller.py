@@ -16,6 +16,7 @@ from kdinpaint.distill.meta import MetaLearner
 from kdinpaint.distill.self_distill import SelfDistillLoss
 from kdinpaint.ops.masks import MaskResize
 from kdinpaint.retrofitting.alignment import channels_of, freeze, resize, step_between
+from kdinpaint.retrofitting.inspecting import Inspection
 from kdinpaint.retrofitting.plan import RetrofitPlan
 from kdinpaint.retrofitting.probe import untouched
 from kdinpaint.retrofitting.report import Level, RetrofitReport
@@ -43,7 +44,7 @@ class Distiller(nn.Module):
         teacher: `AutoEncoder`, `TimmTeacher`, `ModuleTeacher`, any module that takes an image and returns a list of
             features (or has a method `encode` that does), or None for self distillation alone. It is frozen.
         plan: The stages to supervise: the `RetrofitPlan` that the student was retrofitted with, the report of that
-            retrofit, or `Level`s, shallow to deep.
+            retrofit, what `inspect` found, or `Level`s, shallow to deep.
         cross: Weight of cross distillation (Eq. 1); 0 for none.
         self_distill: Weight of self distillation (Eq. 2); 0 for none. There is none with a single level.
         importance: "meta": weights of the channels that `meta_step` learns, uniform until then; "uniform": 1/C;
@@ -83,7 +84,7 @@ class Distiller(nn.Module):
         self,
         student: nn.Module,
         teacher: nn.Module | None,
-        plan: RetrofitPlan | RetrofitReport | Sequence[Level],
+        plan: RetrofitPlan | RetrofitReport | Inspection | Sequence[Level],
         *,
         cross: float = 0.1,
         self_distill: float = 0.1,

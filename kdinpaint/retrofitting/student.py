@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from kdinpaint._core.checks import describe
 from kdinpaint._core.errors import ConfigError
 from kdinpaint.retrofitting.feed import feed_of
+from kdinpaint.retrofitting.inspecting import Inspection
 from kdinpaint.retrofitting.plan import RetrofitPlan
 from kdinpaint.retrofitting.report import Level, RetrofitReport
 from kdinpaint.retrofitting.wrappers import FilledStage
@@ -16,7 +17,7 @@ from kdinpaint.retrofitting.wrappers import FilledStage
 __all__ = ["OwnArguments", "levels_of"]
 
 
-def levels_of(student: nn.Module, plan: RetrofitPlan | RetrofitReport | Sequence[Level]) -> list[Level]:
+def levels_of(student: nn.Module, plan: RetrofitPlan | RetrofitReport | Inspection | Sequence[Level]) -> list[Level]:
     """The levels to supervise, shallow to deep.
 
     Raises:
@@ -43,7 +44,7 @@ def levels_of(student: nn.Module, plan: RetrofitPlan | RetrofitReport | Sequence
                 "inspect(student, example) proposes."
             )
         return sorted(levels, key=lambda level: level.stride) if all(level.stride for level in levels) else levels
-    found = list(plan.levels if isinstance(plan, RetrofitReport) else plan)
+    found = list(plan.levels if isinstance(plan, RetrofitReport | Inspection) else plan)
     if not found or not all(isinstance(level, Level) for level in found):
         raise ConfigError(
             f"the levels are {describe(plan)}; expected the RetrofitPlan or the report of a retrofit, or the levels "
