@@ -133,5 +133,5 @@ def fit(x: Tensor, size: Size, stride: int) -> Tensor:
     missing = [m * stride - n for m, n in zip(size, x.shape[-2:], strict=True)]
     if not torch.compiler.is_exporting() and missing == [0, 0]:
         return x
-    top, left = (int(n / 2) if n < 0 else n // 2 for n in missing)
+    top, left = (torch.sym_int(n / 2) for n in missing)  # rounds to zero: what is odd is at the end
     return F.pad(x, (left, missing[1] - left, top, missing[0] - top))

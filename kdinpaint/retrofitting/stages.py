@@ -16,19 +16,20 @@ __all__ = ["channels_last", "specify", "stage_stride"]
 
 
 def channels_last(module: nn.Module, *, first: bool) -> bool | None:
-    """Whether the first (or last) module that says so has the channels in the last axis."""
-    found = None
-    for child in module.modules():
-        answer = None
+    """Whether the modules of a stage say that its input (or output) has the channels in the last axis."""
+
+    def says(child: nn.Module) -> bool | None:
         if isinstance(child, nn.Conv2d | nn.ConvTranspose2d | nn.BatchNorm2d | nn.GroupNorm | nn.InstanceNorm2d):
-            answer = False
-        elif isinstance(child, nn.Linear | nn.LayerNorm) and type(child).__name__ in ("Linear", "LayerNorm"):
-            answer = True
-        if answer is not None:
-            found = answer
-            if first:
-                break
-    return found
+            return False
+        return True if type(child) in (nn.Linear, nn.LayerNorm) else None
+
+    answers = [answer for child in module.modules() if (answer := says(child)) is not None]
+    if not answers:
+        return None
+    if first:
+        return answers[0]
+    ends = [child for child in module.children() if not isinstance(child, nn.Identity)]
+    return bool(ends and says(ends[-1])) or all(answers)
 
 
 def _selector(given: Selector | Mapping[str, Selector] | None, name: str) -> Selector | None:

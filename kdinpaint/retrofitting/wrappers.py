@@ -16,6 +16,7 @@ from kdinpaint.retrofitting.trees import Path, pick, replace
 __all__ = ["FILLER", "FilledStage", "StageInput", "StageSpec"]
 
 FILLER = "kdinpaint_filler"
+OWN = ("base", FILLER, "spec", "feed")
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,14 @@ class FilledStage(nn.Module):
             if "base" not in self.__dict__.get("_modules", {}):
                 raise
             return getattr(self._modules["base"], name)
+
+    def __setattr__(self, name: str, value: Any) -> None:  # noqa: ANN401
+        base = self.__dict__.get("_modules", {}).get("base")
+        own = base is None or name in OWN or name in self.__dict__ or hasattr(nn.Module, name)
+        if own or not hasattr(base, name):
+            super().__setattr__(name, value)
+        else:
+            setattr(base, name, value)  # switches of a stage, as grad_checkpointing
 
     def __len__(self) -> int:
         return len(self.base)  # type: ignore[arg-type]

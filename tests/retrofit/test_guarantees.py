@@ -282,3 +282,29 @@ def test_the_reference_network_is_its_plain_form_with_retrofit(filler, attention
             [p.grad for p in level.kdinpaint_filler.parameters()],
             [p.grad for p in block.parameters()],
         )
+
+
+def test_attributes_are_those_of_the_stage():
+    net = installed()
+    stage = net.levels[0]
+    assert len(stage) == 4
+    assert stage[0] is next(iter(stage)) is net.get_submodule("levels.0.0")
+    stage.base.switch = False
+    stage.switch = True
+    assert stage.base.switch
+    assert "switch" not in stage.__dict__
+    stage.note = "of the wrapper"
+    assert not hasattr(stage.base, "note")
+    with pytest.raises(AttributeError, match="nothing"):
+        stage.nothing  # noqa: B018
+
+
+def test_one_graph_for_all_sizes():
+    net = nn.Sequential(nn.Conv2d(4, 6, 3, 2, 1), nn.GELU(), nn.Conv2d(6, 3, 4, 2, 1)).eval()
+    retrofit(net, RetrofitPlan([("0", "1"), "2"]), (BOTH,))
+    liven(net)
+    axes = {0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
+    graph = torch.export.export(net, (BOTH,), dynamic_shapes=(axes,)).module()
+    for size in ((2, 24, 32), (1, 40, 64), (3, 25, 38)):
+        x = torch.cat([torch.rand(size[0], 3, *size[1:]), random_mask(*size).float()], 1)
+        torch.testing.assert_close(graph(x), net(x), rtol=1e-4, atol=1e-5)
