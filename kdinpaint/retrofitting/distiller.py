@@ -47,6 +47,8 @@ class Distiller(nn.Module):
             retrofit, what `inspect` found, or `Level`s, shallow to deep.
         cross: Weight of cross distillation (Eq. 1); 0 for none.
         self_distill: Weight of self distillation (Eq. 2); 0 for none. There is none with a single level.
+        self_ramp: Training steps in which that weight grows from 0: deep features start as noise. The recipe takes
+            a fifth of the training; 0 for none.
         importance: "meta": weights of the channels that `meta_step` learns, uniform until then; "uniform": 1/C;
             "joint": learned with the loss itself, which collapses and is for ablations only.
         scale: See `CrossDistillLoss`.
@@ -80,6 +82,8 @@ class Distiller(nn.Module):
         >>> sum(losses.values()).backward()
     """
 
+    steps_done: Tensor
+
     def __init__(
         self,
         student: nn.Module,
@@ -88,6 +92,7 @@ class Distiller(nn.Module):
         *,
         cross: float = 0.1,
         self_distill: float = 0.1,
+        self_ramp: int = 0,
         importance: ImportanceKind = "meta",
         scale: DistanceScale = "teacher_std",
         reduction: DistanceReduction = "mean",
@@ -110,12 +115,14 @@ class Distiller(nn.Module):
         levels = levels_of(bare(student), plan)
         self.channels = channels = [level.channels for level in levels]
         wanted = (bool(cross) and teacher is not None, bool(self_distill) and len(levels) > 1)
-        if not any(wanted) or min(cross, self_distill) < 0:
+        if not any(wanted) or min(cross, self_distill, self_ramp) < 0:
             raise ConfigError(
-                f"there is nothing to distil with cross={cross}, self_distill={self_distill}, {len(levels)} levels and "
+                f"there is nothing to distil with cross={cross}, self_distill={self_distill} (both, and self_ramp, at "
+                f"least 0), {len(levels)} levels and "
                 f"{'a' if teacher is not None else 'no'} teacher; self distillation needs two levels."
             )
         self.factors = {"cross": float(cross), "self": float(self_distill)}
+        self.self_ramp = self_ramp
         where = next((p for p in student.parameters() if p.is_floating_point()), torch.zeros(()))
         options: dict[str, Any] = {
             "importance": "uniform" if importance == "uniform" else "learned",
@@ -146,6 +153,8 @@ class Distiller(nn.Module):
             steps = [step_between(a, b) for a, b in pairwise(levels)]
             self.self_distill = SelfDistillLoss(channels, strides=steps, detach_target=detach_target, **options)
             self.steps = steps
+        if self_ramp:
+            self.register_buffer("steps_done", torch.zeros((), device=where.device))
         # Their gradient comes from `meta_step` alone; data-parallel training would wait for it.
         if importance == "meta":
             for predictor in self.predictors():
@@ -193,7 +202,9 @@ class Distiller(nn.Module):
                 term.observe(found)
             weights = term.importance(found, mask)
             value = term.combine(weights if term.joint else [w.detach() for w in weights], distances())
-            losses[name] = self.factors[name] * value
+            losses[name] = self._factor(name) * value
+        if self.self_ramp and self.training:
+            self.steps_done.add_(1)
         return out, losses
 
     def predictors(self) -> list[nn.Parameter]:
@@ -274,7 +285,7 @@ class Distiller(nn.Module):
                 direction=direction,
                 distances=distances,
                 importance=[rho for _, term, found, _ in terms for rho in term.importance(found, mask)],
-                weights=[self.factors[name] * w for name, term, *_ in terms for w in term.pair_weights()],
+                weights=[float(self._factor(name)) * w for name, term, *_ in terms for w in term.pair_weights()],
             )
         finally:
             for predictor in predictors:
@@ -288,6 +299,12 @@ class Distiller(nn.Module):
     def remove(self) -> None:
         """Take the taps off the student; nothing of the Distiller is left on it."""
         self.taps.remove()
+
+    def _factor(self, name: str) -> float | Tensor:
+        """The present weight of a loss."""
+        if name == "self" and self.self_ramp:
+            return self.factors[name] * (self.steps_done / self.self_ramp).clamp(max=1)
+        return self.factors[name]
 
     def _students(self) -> list[nn.Parameter]:
         return [p for p in self.student.parameters() if p.requires_grad]

@@ -75,7 +75,7 @@ def test_steps_lower_the_losses():
 
 
 def test_fresh_importance_is_uniform():
-    guide, plain = build(), None
+    guide = build()
     plain = build(guide.student, guide.teacher, importance="uniform")
     plain.load_state_dict({k: v for k, v in guide.state_dict().items() if "predictors" not in k})
     assert_equal(call(guide)[1], call(plain)[1])
@@ -131,6 +131,24 @@ def test_parts_can_be_left_out():
     alone = Distiller(Student(), None, LEVELS)
     assert set(alone(X, mask=MASK)[1]) == {"self"}
     assert set(call(build(teacher=teacher_net((6,)), levels=LEVELS[:1]))[1]) == {"cross"}
+
+
+def test_self_distillation_grows():
+    guide = build(self_ramp=4)
+    whole = copy.deepcopy(guide)
+    whole.self_ramp = 0
+    shares = []
+    for _ in range(6):
+        shares.append(float(call(guide)[1]["self"].detach() / call(whole)[1]["self"].detach()))
+    assert shares == pytest.approx([0, 0.25, 0.5, 0.75, 1, 1])
+    other = build(self_ramp=4)
+    other.load_state_dict(guide.state_dict())
+    assert int(other.steps_done) == 6
+    guide.eval()
+    call(guide)
+    assert int(guide.steps_done) == 6
+    guide.steps_done.fill_(2)
+    assert meta_update(guide) is not None
 
 
 def test_state_stays_apart_from_the_students():
