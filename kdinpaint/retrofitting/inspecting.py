@@ -1,5 +1,6 @@
 """Propose stages of a host that nobody knows: where a dry run sees the resolution go down."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -95,7 +96,7 @@ def inspect(
     calls = dry_run(model, args, kwargs, modules)
     runs = [run for call in calls if (run := _run(call, modules[call.name], image)) is not None]
     levels = []
-    for first, last in _stages(runs):
+    for first, last in _stages(runs, side_branches=False) or _stages(runs, side_branches=True):
         size = last.after.size(last.y.shape, image)
         before, after = first.before.channels(first.x.shape), last.after.channels(last.y.shape)
         levels.append(Level(last.call.name, before, after, last.coarse, size, last.after.kind, first.call.name))
@@ -120,11 +121,14 @@ def _run(call: Call, module: nn.Module, image: Size) -> _Run | None:
     return _Run(call, x, y, before, after, fine, coarse)
 
 
-def _stages(runs: Sequence[_Run]) -> list[tuple[_Run, _Run]]:
+def _stages(runs: Sequence[_Run], *, side_branches: bool) -> list[tuple[_Run, _Run]]:
     """First and last module of each stage: a way down, and what follows beside it at that resolution."""
     down = [r for r in runs if r.coarse > r.fine and r.coarse % r.fine == 0]
+    if not side_branches:  # what a module takes down and up again, as attention with reduced keys
+        down = [r for r in down if not any(o.holds(r) and o.coarse < r.coarse for o in runs)]
     single = [r for r in down if not any(r.holds(o) and o.coarse != r.coarse for o in down)]
     outer = [r for r in single if not any(o.holds(r) for o in single)]
+    often = Counter(run.call.name for run in runs)
     chosen: list[_Run] = []
     for run in sorted(outer, key=lambda r: r.call.begin):
         reached = chosen[-1].coarse if chosen else 1
@@ -136,7 +140,12 @@ def _stages(runs: Sequence[_Run]) -> list[tuple[_Run, _Run]]:
         last = run
         for other in runs:
             beside = other.parent == run.parent and last.call.end < other.call.begin and other.call.end < limit
-            if beside and other.fine == other.coarse == run.coarse and _follows(last, other):
+            if (
+                beside
+                and often[other.call.name] == 1
+                and other.fine == other.coarse == run.coarse
+                and _follows(last, other)
+            ):
                 last = other
             elif beside and other.fine < run.coarse:
                 break

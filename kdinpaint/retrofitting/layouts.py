@@ -1,5 +1,6 @@
 """Features in other layouts than (B, C, H, W): channels last as an axis, and tokens with or without a prefix."""
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -73,8 +74,12 @@ def _grid(cells: int, image: Size, stride: int) -> Size | None:
     return next(((h, w) for h, w in pairs if h * w == cells and h > 0), None)
 
 
-def match(size: Size, image: Size) -> int:
-    """The stride at which an image gives that size, give or take borders of a few cells; 0 if there is none."""
+def match(size: Size, image: Size, *, loose: bool = True) -> int:
+    """The stride at which an image gives that size; 0 if there is none.
+
+    Less than one cell may be missing or surplus; else, if `loose`, a power of two is taken that leaves up to a
+    quarter of the cells to borders, as convolutions without padding do.
+    """
     rounded = {round(n / max(m, 1)) for n, m in zip(image, size, strict=True)}
     strides = {max(1, stride + more) for stride in rounded for more in (-1, 0, 1)}
 
@@ -82,7 +87,10 @@ def match(size: Size, image: Size) -> int:
         return max(abs(m - n / stride) for n, m in zip(image, size, strict=True))
 
     best = min(sorted(strides), key=error)
-    return best if error(best) < 1 else 0
+    if error(best) < 1:
+        return best
+    near = 2 ** max(0, round(math.log2(max(image[0] / max(size[0], 1), 1))))
+    return near if loose and error(near) <= min(size) / 4 else 0
 
 
 def guess_layout(shape: tuple[int, ...], image: Size, *, last: bool | None = None, given: str | None = None) -> Layout:
@@ -102,7 +110,7 @@ def guess_layout(shape: tuple[int, ...], image: Size, *, last: bool | None = Non
         raise ConfigError(f'layout is {given!r}; expected "nchw", "nhwc", "tokens" or, for example, "tokens:14x14".')
     if len(shape) == 4 and kind != "tokens":
         if not kind:
-            first_ok, last_ok = bool(match(shape[2:4], image)), bool(match(shape[1:3], image))
+            first_ok, last_ok = (bool(match(size, image, loose=False)) for size in (shape[2:4], shape[1:3]))
             kind = "nhwc" if (last_ok and not first_ok) or (last_ok == first_ok and last) else "nchw"
         return Layout(kind, match(shape[2:4] if kind == "nchw" else shape[1:3], image))
     if len(shape) == 3 and kind in ("", "tokens"):

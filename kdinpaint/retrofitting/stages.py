@@ -92,6 +92,9 @@ def specify(
     first, last = _called(calls, start, modules[start]), _called(calls, name, modules[name])
     if start != name and not first.end < last.begin:
         raise ConfigError(f"{start} does not end before {name} begins; write the pair in the order of running.")
+    runs = [sum(call.name == end for call in calls) for end in stage]
+    if runs[0] != runs[1]:
+        raise ConfigError(f"{start} runs {runs[0]} times in a call and {name} {runs[1]} times: they are no one stage.")
     x = _choose(start, "inputs", first.inputs, _selector(plan.inputs, name), True)
     y = _choose(name, "outputs", last.outputs, _selector(plan.outputs, name), False)
 
