@@ -191,3 +191,29 @@ def test_double_and_half() -> None:
         retrofit(net, RetrofitPlan(["layer1", "layer2"], hidden_channels=4), (x,))
         assert {p.dtype for p in net.parameters()} == {dtype}
         assert_equal(net(x), before)
+
+
+@pytest.mark.parametrize(
+    ("name", "strides"),
+    [
+        ("pvt_v2_b0", [4, 8, 16, 32]),  # attention to keys at a lower resolution
+        ("hiera_tiny_224", [4, 8, 16, 32]),  # a module between the stages that runs several times
+        ("inception_v3", [2, 4]),  # convolutions without padding
+        ("hrnet_w18_small", [2, 4, 8, 16, 32]),  # branches that meet again
+    ],
+)
+def test_inspect_finds_the_stages(name: str, strides: list[int]) -> None:
+    import timm
+
+    size = {"hiera_tiny_224": 224, "inception_v3": 128}.get(name, SIZE)
+    x = torch.rand(1, 4, size, size)
+    net = timm.create_model(name, pretrained=False, features_only=True, in_chans=4).eval()
+    found, before = inspect(net, (x,)).levels, net(x)
+    assert [level.stride for level in found] == strides
+    retrofit(net, RetrofitPlan(found, **SMALL), (x,))
+    assert_equal(net(x), before)
+
+
+def test_inspect_looks_into_a_whole_network() -> None:
+    outer = nn.Sequential(UNet("resnet18"), nn.Sigmoid()).eval()
+    assert [level.name for level in inspect(outer, (X,)).levels][-3:] == [f"0.encoder.layer{n}" for n in (2, 3, 4)]

@@ -13,6 +13,7 @@ import torch
 from harness import assert_equal, random_mask
 from retrofit_hosts import BOTH, CASES, IMAGE, MASK, Checkpointed, Plain, Positional, Reused, down
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
 
 from kdinpaint import InpaintingNet, RetrofitPlan, inspect, retrofit, strip, unretrofit
 from kdinpaint.errors import ConfigError, ShapeError, WeightsError
@@ -308,3 +309,20 @@ def test_one_graph_for_all_sizes():
     for size in ((2, 24, 32), (1, 40, 64), (3, 25, 38)):
         x = torch.cat([torch.rand(size[0], 3, *size[1:]), random_mask(*size).float()], 1)
         torch.testing.assert_close(graph(x), net(x), rtol=1e-4, atol=1e-5)
+
+
+def test_compiled_once_for_all_masks():
+    net = liven(installed())
+    masks = [random_mask(2, 24, 32, seed=seed).float() for seed in range(5)]
+    expected = [net(IMAGE, mask=mask) for mask in masks]
+    for part in (net, net.levels[0]):
+        torch.compiler.reset()
+        counter = CompileCounter()
+        part.compile(backend=counter, fullgraph=True)
+        found = [net(IMAGE, mask=mask) for mask in masks]
+        part._compiled_call_impl = None
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+        assert 1 <= counter.frame_count <= 2
+    with disabled(net):
+        plain = net(IMAGE, mask=masks[0])
+    assert not torch.equal(plain, net(IMAGE, mask=masks[0]))
