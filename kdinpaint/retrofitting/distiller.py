@@ -317,6 +317,11 @@ class Distiller(nn.Module):
         mask: Tensor,
     ) -> tuple[Any, list[Tensor]]:
         check_mask(mask)
+        if getattr(self, "_is_replica", False):
+            raise ConfigError(
+                "nn.DataParallel around a Distiller mixes the features of its copies. Put it inside, "
+                "Distiller(DataParallel(net), ...), or use DistributedDataParallel(guide)."
+            )
         given = self.arguments.join(args, kwargs, clashing, mask)
         out, features = self.taps.run(args, given, size=(mask.shape[-2], mask.shape[-1]), model=self.student)
         for name, channels, feature in zip(self.taps.names, self.channels, features, strict=True):

@@ -296,6 +296,12 @@ def test_meta_step_follows_the_gradients():
     assert float((order * (weights - weights.mean())).sum()) > 0
 
 
+def test_data_parallel_goes_inside():
+    assert_equal(call(build(nn.DataParallel(student := Student())))[0], student(X))
+    with pytest.raises(ConfigError, match=r"nn\.DataParallel around a Distiller"):
+        call(build()._replicate_for_data_parallel())
+
+
 class Named(nn.Module):
     """Takes a mask of its own."""
 
