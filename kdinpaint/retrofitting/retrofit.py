@@ -83,16 +83,17 @@ def retrofit(
     found = [specify(plan, model, stage, calls, image, hole.shape[0]) for stage in stages]
     found.sort(key=lambda one: order[one[0].name])
     feed = MaskFeed(source)
-    wrapped, costs = [], []
-    for spec, level, feature in found:
-        filler = _filler(plan, spec, level, modules[spec.name], feature)
-        costs.append(_gmac(filler, level, spec))
-        wrapped.append(FilledStage(modules[spec.name], filler, spec, feed))
+    wrapped, costs, seed = [], [], torch.get_rng_state()
     try:
+        for spec, level, feature in found:
+            filler = _filler(plan, spec, level, modules[spec.name], feature)
+            costs.append(_gmac(filler, level))
+            wrapped.append(FilledStage(modules[spec.name], filler, spec, feed))
         _install(model, modules, wrapped, feed)
         _verify(model, args, kwargs, wrapped)
         set_trainable(model, trainable)
     except BaseException:
+        torch.set_rng_state(seed)
         _remove(model)
         raise
     counts = tuple(sum(p.numel() for p in stage.kdinpaint_filler.parameters()) for stage in wrapped)
@@ -168,7 +169,7 @@ def _filler(plan: RetrofitPlan, spec: StageSpec, level: Level, base: nn.Module, 
     return filler
 
 
-def _gmac(filler: FillerBlock, level: Level, spec: StageSpec) -> float:
+def _gmac(filler: FillerBlock, level: Level) -> float:
     """What a filler costs for one image that is all hole."""
     weight: Tensor = filler.exit.weight
     size = [n * filler.stride for n in level.size]

@@ -5,6 +5,7 @@ import gc
 import random
 import threading
 import weakref
+from collections import OrderedDict
 from typing import Any
 
 import numpy as np
@@ -326,3 +327,40 @@ def test_compiled_once_for_all_masks():
     with disabled(net):
         plain = net(IMAGE, mask=masks[0])
     assert not torch.equal(plain, net(IMAGE, mask=masks[0]))
+
+
+@pytest.mark.parametrize("levels", [["encoder.*", "encoder"], ["encoder.0", ("encoder.0", "encoder.1")]], ids=str)
+def test_levels_inside_of_levels(levels):
+    net = nn.ModuleDict({"encoder": nn.Sequential(down(4, 6), down(6, 8)), "head": nn.Conv2d(8, 3, 1)})
+    net = nn.Sequential(OrderedDict(net.items())).eval()
+    host, before, modules = copy.deepcopy(net), net(BOTH), list(map(id, net.modules()))
+    report = retrofit(net, RetrofitPlan(levels), (BOTH,))
+    assert_equal(net(BOTH), before)
+    assert list(host.state_dict()) == [key for key in net.state_dict() if "kdinpaint_filler" not in key]
+    state = copy.deepcopy(liven(net).state_dict())
+    after = net(BOTH)
+    net.load_state_dict(host.state_dict())
+    assert_equal(net(BOTH), after)
+    liven(net).load_state_dict(state)
+    assert_equal(net(BOTH), after)
+    net(BOTH).sum().backward()
+    stages = [m.kdinpaint_filler for m in net.modules() if isinstance(m, FilledStage)]
+    assert len(stages) == len(report.levels)
+    assert all(stage.exit.weight.grad is not None for stage in stages)
+    unretrofit(net)
+    assert list(map(id, net.modules())) == modules
+    assert_equal(net(BOTH), before)
+
+
+def test_a_submodule_is_a_host_as_well():
+    net = nn.Sequential(down(4, 4), nn.Sequential(down(4, 6), nn.Conv2d(6, 3, 1))).eval()
+    before = net(BOTH)
+    retrofit(net[1], RetrofitPlan("0", mask=lambda args, kwargs: MASK), (net[0](BOTH),))
+    assert not torch.equal(liven(net)(BOTH), before)
+    with disabled(net):
+        assert_equal(net(BOTH), before)
+    set_trainable(net, "fillers")
+    assert sum(p.requires_grad for p in net.parameters()) == len(filler_state_dict(net))
+    unretrofit(net)
+    assert_equal(net(BOTH), before)
+    assert all(p.requires_grad for p in net.parameters())
