@@ -85,6 +85,12 @@ class MaskFeed:
             if tensor.requires_grad and tensor.grad_fn is not None:
                 tensor.register_hook(_Again(self._again, kept))  # type: ignore[no-untyped-call]
 
+    def follow(self, feature: Tensor) -> None:
+        """During a call: gradients that reach this feature bring the mask back, too, as those of the output do."""
+        frames = self._stack.frames
+        if frames and feature.requires_grad and feature.grad_fn is not None and not torch.compiler.is_compiling():
+            feature.register_hook(_Again(self._again, Frame(frames[-1].hole)))  # type: ignore[no-untyped-call]
+
     def frame(self, device: torch.device) -> Frame:
         """The call in progress, or the one that a backward pass repeats on that device.
 

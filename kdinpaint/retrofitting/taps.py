@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from kdinpaint._core.checks import check_choice, describe
 from kdinpaint._core.errors import ConfigError, ShapeError
+from kdinpaint.retrofitting.feed import MaskFeed
 from kdinpaint.retrofitting.layouts import Layout
 from kdinpaint.retrofitting.plan import Selector
 from kdinpaint.retrofitting.report import Level
@@ -36,11 +37,14 @@ class _Tap:
 
     kdinpaint_training_only = True  # `strip` takes it off
 
-    def __init__(self, record: _Record, name: str, select: Select | None, repeats: Repeats) -> None:
+    def __init__(
+        self, record: _Record, name: str, select: Select | None, repeats: Repeats, feeds: list[MaskFeed]
+    ) -> None:
         self.record = record
         self.name = name
         self.select = select
         self.repeats = repeats
+        self.feeds = feeds
         # Whether later modules change the output in place; None until an eager run has shown it.
         self.changes: bool | None = None
 
@@ -66,7 +70,10 @@ class _Tap:
             )
         if not feature.is_inference():
             record.origin[self.name] = (feature, feature._version)
-        seen[feature.device] = feature if self.changes is False else feature.clone()
+        found = seen[feature.device] = feature if self.changes is False else feature.clone()
+        if record.grad:
+            for feed in self.feeds:
+                feed.follow(found)
 
 
 def _pick(output: Any, select: Select | None, name: str) -> Tensor:  # noqa: ANN401 - whatever a stage returns
@@ -158,8 +165,10 @@ class Taps:
             if isinstance(stage, FilledStage):
                 self._layouts[name] = stage.spec.output_layout
                 select.setdefault(name, stage.spec.output_path)
+        # Of retrofitted hosts: a loss on features alone may make checkpointed stages run again.
+        feeds = list({id(m.feed): m.feed for m in model.modules() if isinstance(m, FilledStage)}.values())
         self._record = _Record()
-        self._taps = {name: _Tap(self._record, name, select.get(name), repeats) for name in stages}
+        self._taps = {name: _Tap(self._record, name, select.get(name), repeats, feeds) for name in stages}
         self._stages = stages
         for name, stage in stages.items():
             stage.register_forward_hook(self._taps[name])
