@@ -281,7 +281,7 @@ CASES = {
         ForwardFeatures, RetrofitPlan(["levels.*"], mask="key:mask", conv="plain"), ({"image": IMAGE, "mask": MASK},)
     ),
     "tuples": Case(Tuples, RetrofitPlan(["a", "b"], inputs=(0, 0), outputs=0), CHANNEL),
-    "dicts": Case(Dicts, RetrofitPlan(["a", "b"], inputs={"a": ("features", "x")}, cond_mask=True), CHANNEL),
+    "dicts": Case(Dicts, RetrofitPlan(["a", "b"], inputs={"?": ("features", "x")}, cond_mask=True), CHANNEL),
     "lists": Case(Lists, RetrofitPlan(["encoder"], outputs=2), CHANNEL),
     "reused": Case(Reused, RetrofitPlan(["second"]), CHANNEL),
     "nhwc": Case(NHWC, RetrofitPlan(["block"]), CHANNEL),

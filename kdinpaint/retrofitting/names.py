@@ -12,8 +12,13 @@ from kdinpaint.retrofitting.report import Level
 __all__ = ["places", "resolve", "resolve_levels"]
 
 
-def resolve(pattern: str, names: Sequence[str]) -> list[str]:
+def resolve(pattern: str, names: Sequence[str], *, missing: bool = False) -> list[str]:
     """The names that a path, the end of a path or a pattern means.
+
+    Args:
+        pattern: What a person writes.
+        names: What there is.
+        missing: Whether there may be none.
 
     Raises:
         ConfigError: None, or an end that fits several.
@@ -29,7 +34,7 @@ def resolve(pattern: str, names: Sequence[str]) -> list[str]:
         return all(fnmatch.fnmatchcase(a, b) if globs else a == b for a, b in zip(tail, parts, strict=True))
 
     found = [n for n in names if fits(n, True)] or [n for n in names if fits(n, False)]
-    if not found:
+    if not found and not missing:
         near = difflib.get_close_matches(pattern, names, n=5, cutoff=0.5)
         ends = difflib.get_close_matches(parts[-1], sorted({n.rpartition(".")[2] for n in names}), n=3, cutoff=0.6)
         near += [n for n in names if n.rpartition(".")[2] in ends and n not in near][: 5 - len(near)]

@@ -35,11 +35,11 @@ class RetrofitPlan:
             (B, 1, H, W) or (B, H, W), at the size of the image; None means that nothing is hole.
         inputs: Which tensor a stage reads, where it takes several: position or name of the argument, followed by
             positions or keys inside it, as in (0, "feature"). The first one that looks like a feature by default.
-            One selector for all levels, or one for each level name.
+            One selector for all levels, or a dict with one for each name or pattern.
         outputs: Which tensor of a tuple, list or dict that a stage gives is the feature; not needed for a single
             one. As `inputs`.
         layout: Of the features, where the dry run cannot tell: "nchw", "nhwc", "tokens" or, with a fixed grid,
-            "tokens:14x14". One for all levels, or one for each level name.
+            "tokens:14x14". One for all levels, or a dict as for `inputs`.
         hidden_channels: See `FillerBlock`.
         conv: See `FillerBlock`.
         mode: See `FillerBlock`.

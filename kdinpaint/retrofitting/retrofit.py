@@ -17,7 +17,7 @@ from kdinpaint.retrofitting.names import places, resolve_levels
 from kdinpaint.retrofitting.plan import RetrofitPlan
 from kdinpaint.retrofitting.probe import Seen, arguments, dry_run
 from kdinpaint.retrofitting.report import Level, RetrofitReport
-from kdinpaint.retrofitting.stages import specify
+from kdinpaint.retrofitting.stages import check_options, specify
 from kdinpaint.retrofitting.trainable import TRAINABLE, Trainable, filled_stages, restore_trainable, set_trainable
 from kdinpaint.retrofitting.wrappers import FilledStage, StageInput, StageSpec
 
@@ -72,6 +72,7 @@ def retrofit(
     _check_host(model, example, example_kwargs)
     args, kwargs = arguments(example, example_kwargs)
     stages = resolve_levels(model, plan.levels)
+    check_options(plan, [name for _, name in stages])
     modules = dict(model.named_modules(remove_duplicate=False))
     calls = dry_run(model, args, kwargs, {name: modules[name] for stage in stages for name in stage})
     source = MaskSource(plan.mask, model)

@@ -1,18 +1,20 @@
 """From the calls of a dry run to how each stage is read and written."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import nn
 
 from kdinpaint._core.errors import ConfigError
 from kdinpaint.retrofitting.layouts import Layout, Size, guess_layout, match
+from kdinpaint.retrofitting.names import resolve
 from kdinpaint.retrofitting.plan import RetrofitPlan, Selector
 from kdinpaint.retrofitting.probe import Call, Seen
 from kdinpaint.retrofitting.report import Level
 from kdinpaint.retrofitting.trees import Path
 from kdinpaint.retrofitting.wrappers import StageSpec
 
-__all__ = ["channels_last", "specify", "stage_stride"]
+__all__ = ["channels_last", "check_options", "specify", "stage_stride"]
 
 
 def channels_last(module: nn.Module, *, first: bool) -> bool | None:
@@ -32,8 +34,19 @@ def channels_last(module: nn.Module, *, first: bool) -> bool | None:
     return bool(ends and says(ends[-1])) or all(answers)
 
 
-def _selector(given: Selector | Mapping[str, Selector] | None, name: str) -> Selector | None:
-    return given.get(name) if isinstance(given, Mapping) else given
+def check_options(plan: RetrofitPlan, names: Sequence[str]) -> None:
+    """Raise ConfigError if an option of the plan is for a level that there is not."""
+    for given in (plan.inputs, plan.outputs, plan.layout):
+        for key in given if isinstance(given, Mapping) else ():
+            resolve(key, names)
+
+
+def _option(given: Any, name: str) -> Any:  # noqa: ANN401 - a selector or a layout, or one for each level
+    """What an option of a plan says about a level: under its name, the end of it, or a pattern."""
+    if not isinstance(given, Mapping):
+        return given
+    keys = [key for key in given if name in resolve(key, [name], missing=True)]
+    return given[name] if name in given else given[keys[0]] if keys else None
 
 
 def _choose(name: str, what: str, tensors: Sequence[Seen], selector: Selector | None, first: bool) -> Seen:
@@ -95,11 +108,11 @@ def specify(
     runs = [sum(call.name == end for call in calls) for end in stage]
     if runs[0] != runs[1]:
         raise ConfigError(f"{start} runs {runs[0]} times in a call and {name} {runs[1]} times: they are no one stage.")
-    x = _choose(start, "inputs", first.inputs, _selector(plan.inputs, name), True)
-    y = _choose(name, "outputs", last.outputs, _selector(plan.outputs, name), False)
+    x = _choose(start, "inputs", first.inputs, _option(plan.inputs, name), True)
+    y = _choose(name, "outputs", last.outputs, _option(plan.outputs, name), False)
 
     def layout(t: Seen, module: nn.Module, is_input: bool) -> Layout:
-        given = plan.layout.get(name) if isinstance(plan.layout, Mapping) else plan.layout
+        given = _option(plan.layout, name)
         if is_input and given and len(t.shape) == 4 and given.startswith("tokens"):
             given = None
         if is_input and given and len(t.shape) == 3 and not given.startswith("tokens"):

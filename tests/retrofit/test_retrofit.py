@@ -56,6 +56,7 @@ REFUSED = {
     "layout": (Plain, ["levels.0"], {"layout": "nwhc"}, "layout is 'nwhc'"),
     "output": (Plain, ["levels.0"], {"outputs": 3}, "outputs selects"),
     "input": (Plain, ["levels.0"], {"inputs": "x"}, "inputs selects"),
+    "no such level": (Plain, ["levels.0"], {"outputs": {"level.0": 0}}, "no module is called 'level.0'.*'levels.0'"),
     "mask place": (Plain, ["levels.0"], {"mask": "kwarg:hole"}, "finds nothing"),
     "mask none": (Plain, ["levels.0"], {"mask": lambda args, kwargs: None}, "has no mask"),
     "mask small": (Plain, ["levels.0"], {"mask": lambda args, kwargs: MASK[..., ::8, ::8]}, "larger than the mask"),
