@@ -96,7 +96,7 @@ def main() -> None:
     net = UNet().to(options.device)
     report = retrofit(net, RetrofitPlan(["down.*"], mask="input:-1"), example=(x,))
     teacher = AutoEncoder.for_levels(report.levels).to(options.device)
-    guide = Distiller(net, teacher, report.levels)
+    guide = Distiller(net, teacher, report.levels, cross=0.1, self_distill=0.1)
     parameters = [*net.parameters(), *guide.trainable()]
 
     def step(run) -> list[Tensor | None]:

@@ -46,7 +46,9 @@ class Distiller(nn.Module):
         plan: The stages to supervise: the `RetrofitPlan` that the student was retrofitted with, the report of that
             retrofit, what `inspect` found, or `Level`s, shallow to deep.
         cross: Weight of cross distillation (Eq. 1); 0 for none.
-        self_distill: Weight of self distillation (Eq. 2); 0 for none. There is none with a single level.
+        self_distill: Weight of self distillation (Eq. 2); 0 for none. There is none with a single level. A
+            network that starts from random weights bears less of it than one that starts from its teacher's, as the
+            reference model does.
         self_ramp: Training steps in which that weight grows from 0: deep features start as noise. The recipe takes
             a fifth of the training; 0 for none.
         importance: "meta": weights of the channels that `meta_step` learns, uniform until then; "uniform": 1/C;
@@ -91,7 +93,7 @@ class Distiller(nn.Module):
         plan: RetrofitPlan | RetrofitReport | Inspection | Sequence[Level],
         *,
         cross: float = 0.1,
-        self_distill: float = 0.1,
+        self_distill: float = 0.01,
         self_ramp: int = 0,
         importance: ImportanceKind = "meta",
         scale: DistanceScale = "teacher_std",
