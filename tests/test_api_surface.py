@@ -17,7 +17,18 @@ ROOMS = [
     "kdinpaint.errors",
     *(
         f"kdinpaint.{r}"
-        for r in ("ops", "layers", "distill", "models", "data", "metrics", "inference", "exporting", "training")
+        for r in (
+            "ops",
+            "layers",
+            "distill",
+            "models",
+            "retrofitting",
+            "data",
+            "metrics",
+            "inference",
+            "exporting",
+            "training",
+        )
     ),
 ]
 

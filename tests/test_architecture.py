@@ -18,6 +18,7 @@ ALLOWED = {
     "layers": {"_core", "ops"},
     "distill": {"_core", "ops", "layers"},
     "models": {"_core", "ops", "layers"},
+    "retrofitting": {"_core", "ops", "layers", "distill"},
     "data": {"_core", "ops"},
     "metrics": {"_core", "ops"},
     "inference": {"_core", "ops", "models"},
@@ -29,6 +30,7 @@ ALLOWED = {
         "ops",
         "layers",
         "distill",
+        "retrofitting",
         "models",
         "data",
         "metrics",
@@ -38,7 +40,7 @@ ALLOWED = {
         "training",
     },
     "errors": {"_core"},
-    "__init__": {"ops", "layers", "distill", "models", "inference", "exporting"},
+    "__init__": {"ops", "layers", "distill", "retrofitting", "models", "inference", "exporting"},
     "__main__": {"cli"},
 }
 # File, relative to the root: why it may be longer than LIMIT lines.

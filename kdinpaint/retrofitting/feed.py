@@ -1,0 +1,141 @@
+"""The way of the mask from the host's own arguments to its stages."""
+
+import sys
+import threading
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import Variable
+
+from kdinpaint._core.errors import ConfigError
+from kdinpaint.retrofitting.masks import MaskSource
+from kdinpaint.retrofitting.trees import leaves
+
+__all__ = ["Frame", "MaskFeed", "feed_of"]
+
+
+class Frame:
+    """What one call of the host hands to its stages: the hole, and inputs of stages that have begun."""
+
+    __slots__ = ("hole", "inputs")
+
+    def __init__(self, hole: Tensor | None = None) -> None:
+        self.hole = hole
+        self.inputs: dict[str, Tensor] = {}
+
+
+class _Stack(threading.local):
+    """Calls in progress in this thread. A copy is empty."""
+
+    def __init__(self) -> None:
+        self.frames: list[Frame] = []
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return (_Stack, ())
+
+
+class MaskFeed:
+    """Two hooks on the host and what they share with the wrappers.
+
+    A call of the host puts its mask on a stack of the calling thread and takes it away at the end, also when the
+    call raises. Checkpointed stages run again during the backward pass, when the call is over: gradients that
+    reach the outputs of a call bring its mask back until the backward pass ends.
+
+    Args:
+        source: Reads the mask out of the arguments.
+    """
+
+    def __init__(self, source: MaskSource) -> None:
+        self.source = source
+        self.enabled = True
+        self.frozen: list[nn.Parameter] = []
+        self._stack = _Stack()
+        self._again: dict[torch.device, Frame] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_again": {}}
+
+    def attach(self, model: nn.Module) -> None:
+        """Put the hooks on the host."""
+        model.register_forward_pre_hook(self.enter, prepend=True, with_kwargs=True)
+        model.register_forward_hook(self.leave, always_call=True)
+
+    def enter(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Before the host runs."""
+        frames = self._stack.frames
+        if frames and not torch.compiler.is_compiling() and not _runs(model):
+            frames.clear()  # an interrupt, which hooks do not see, has ended an earlier call
+        frame = Frame()
+        frames.append(frame)
+        if self.enabled:
+            frame.hole = self.source(args, kwargs)
+
+    def leave(self, model: nn.Module, args: Any, output: Any) -> None:  # noqa: ANN401
+        """After the host has run or raised."""
+        frames = self._stack.frames
+        if not frames:
+            return
+        frame = frames.pop()
+        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+            return
+        kept = Frame(frame.hole)
+        for _, tensor in leaves(output):
+            if tensor.requires_grad and tensor.grad_fn is not None:
+                tensor.register_hook(_Again(self._again, kept))  # type: ignore[no-untyped-call]
+
+    def follow(self, feature: Tensor) -> None:
+        """During a call: gradients that reach this feature bring the mask back, too, as those of the output do."""
+        frames = self._stack.frames
+        if frames and feature.requires_grad and feature.grad_fn is not None and not torch.compiler.is_compiling():
+            feature.register_hook(_Again(self._again, Frame(frames[-1].hole)))  # type: ignore[no-untyped-call]
+
+    def frame(self, device: torch.device) -> Frame:
+        """The call in progress, or the one that a backward pass repeats on that device.
+
+        Raises:
+            ConfigError: Neither: a stage was called without the host.
+        """
+        frames = self._stack.frames
+        if frames:
+            return frames[-1]
+        if not torch.compiler.is_compiling() and self._again:
+            return self._again.get(device) or next(iter(self._again.values()))
+        raise ConfigError(
+            "a retrofitted stage runs outside a call of the model that was retrofitted, so nothing says where the "
+            "hole is. Call that model itself (a method such as forward_features passes its hooks by), retrofit the "
+            "submodule that is called, or run it inside disabled(model)."
+        )
+
+
+class _Again:
+    """Brings the mask of a call back when gradients reach its outputs."""
+
+    def __init__(self, again: dict[torch.device, Frame], frame: Frame) -> None:
+        self.again = again
+        self.frame = frame
+
+    def __call__(self, gradient: Tensor) -> None:
+        self.again[gradient.device] = self.frame
+        Variable._execution_engine.queue_callback(self.again.clear)
+
+
+def _runs(model: nn.Module) -> bool:
+    """Whether a call of the module is in progress further up, beside the one that asks."""
+    frame: FrameType | None = sys._getframe(2)
+    found = 0
+    while frame is not None:
+        if frame.f_code is nn.Module._call_impl.__code__ and frame.f_locals.get("self") is model:
+            found += 1
+        frame = frame.f_back
+    return found > 1
+
+
+def feed_of(model: nn.Module) -> MaskFeed | None:
+    """The feed of a retrofitted host, if it is one."""
+    for hook in model._forward_pre_hooks.values():
+        feed = getattr(hook, "__self__", None)
+        if isinstance(feed, MaskFeed):
+            return feed
+    return None

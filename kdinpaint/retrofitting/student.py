@@ -1,0 +1,91 @@
+"""What Distiller needs to know of a student: its levels, and which of its arguments have the names of ours."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from kdinpaint._core.checks import describe
+from kdinpaint._core.errors import ConfigError
+from kdinpaint.retrofitting.feed import feed_of
+from kdinpaint.retrofitting.inspecting import Inspection
+from kdinpaint.retrofitting.plan import RetrofitPlan
+from kdinpaint.retrofitting.report import Level, RetrofitReport
+from kdinpaint.retrofitting.wrappers import FilledStage
+
+__all__ = ["OwnArguments", "levels_of"]
+
+
+def levels_of(student: nn.Module, plan: RetrofitPlan | RetrofitReport | Inspection | Sequence[Level]) -> list[Level]:
+    """The levels to supervise, shallow to deep.
+
+    Raises:
+        ConfigError: A plan that was not applied to the student, no levels, or something else.
+    """
+    if isinstance(plan, RetrofitPlan):
+        levels = [
+            Level(
+                name,
+                in_channels=0,
+                channels=stage.kdinpaint_filler.exit.out_channels,
+                stride=stage.spec.output_layout.stride,
+                size=stage.spec.output_layout.grid or (0, 0),
+                layout=stage.spec.output_layout.kind,
+                start=stage.spec.start,
+            )
+            for name, stage in student.named_modules()
+            if isinstance(stage, FilledStage)
+        ]
+        if not levels:
+            raise ConfigError(
+                "the student has not been retrofitted with this plan, so its channels are not known. Call "
+                "retrofit(student, plan, example=...) first; without fillers, pass the levels that "
+                "inspect(student, example) proposes."
+            )
+        return sorted(levels, key=lambda level: level.stride) if all(level.stride for level in levels) else levels
+    found = list(plan.levels if isinstance(plan, RetrofitReport | Inspection) else plan)
+    if not found or not all(isinstance(level, Level) for level in found):
+        raise ConfigError(
+            f"the levels are {describe(plan)}; expected the RetrofitPlan or the report of a retrofit, or the levels "
+            f"that inspect(student, example) proposes."
+        )
+    return found
+
+
+class OwnArguments:
+    """Arguments of the student that have the names of the Distiller's.
+
+    Args:
+        student: The network.
+    """
+
+    names = ("image", "mask", "teacher_features", "student_kwargs")
+
+    def __init__(self, student: nn.Module) -> None:
+        parameters = list(inspect.signature(student.forward).parameters.values())
+        self.places = {p.name: place for place, p in enumerate(parameters) if p.name in self.names}
+        feed = next((feed for feed in map(feed_of, student.modules()) if feed is not None), None)
+        # The plan says that the argument is the hole, so that the Distiller's own can be handed on.
+        self.shared = feed is not None and feed.source.spec == "kwarg:mask"
+
+    def join(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any], clashing: Mapping[str, Any] | None, mask: Tensor
+    ) -> dict[str, Any]:
+        """All named arguments of the student.
+
+        Raises:
+            ConfigError: One that has the name of the Distiller's is not given.
+        """
+        given = {**kwargs, **(clashing or {})}
+        for name, place in self.places.items():
+            if place < len(args) or name in given:
+                continue
+            if name == "mask" and self.shared:
+                given[name] = mask
+                continue
+            raise ConfigError(
+                f"the student has an argument {name!r}, too, and the call does not give it. Pass it by position, or "
+                f"as student_kwargs={{{name!r}: ...}}; the Distiller's own {name} is not handed on."
+            )
+        return given

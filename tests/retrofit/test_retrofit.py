@@ -1,0 +1,156 @@
+"""What retrofit refuses, how it finds masks and names, and what holds beside the forward pass."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from harness import assert_equal
+from retrofit_hosts import BOTH, IMAGE, MASK, Lists, Plain, up
+from torch import Tensor, nn
+
+from kdinpaint import RetrofitPlan, retrofit, unretrofit
+from kdinpaint.errors import ConfigError, ShapeError
+from kdinpaint.retrofitting import (
+    FilledStage,
+    disabled,
+)
+
+KWARG = {"mask": MASK}
+PLAN = RetrofitPlan(["levels.*"], mask="kwarg:mask")
+
+
+def installed(plan: RetrofitPlan = PLAN, **options: Any) -> Plain:
+    net = Plain().eval()
+    retrofit(net, plan, (IMAGE,), example_kwargs=KWARG, **options)
+    return net
+
+
+def liven(net: nn.Module) -> nn.Module:
+    for module in net.modules():
+        if isinstance(module, FilledStage):
+            nn.init.normal_(module.kdinpaint_filler.exit.weight)
+    return net
+
+
+class Broken(Plain):
+    """Calls its levels through a plain list, past the module tree."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden = list(self.levels)
+
+    def forward(self, image: Tensor, *, mask: Tensor | None = None) -> Tensor:
+        return up(self.head(self.hidden[1](self.hidden[0](image))), image)
+
+
+REFUSED = {
+    "no such name": (Plain, ["levls.0"], {}, "no module is called 'levls.0'. Did you mean 'levels.0'"),
+    "no such pattern": (Plain, ["enc.*"], {}, "inspect"),
+    "ambiguous end": (Plain, ["0"], {}, "write out the one that is meant"),
+    "never called": (Plain, ["levels"], {}, "never called.*levels.0, levels.1"),
+    "wrong order": (Plain, [("levels.1", "levels.0")], {}, "order of running"),
+    "pair of many": (Plain, [("levels.*", "head")], {}, "one module each"),
+    "ends twice": (Plain, ["levels.1", ("levels.0", "levels.1")], {}, "two levels end with"),
+    "past the tree": (Broken, ["levels.0"], {}, "without going through the place.*as it was before"),
+    "layout": (Plain, ["levels.0"], {"layout": "nwhc"}, "layout is 'nwhc'"),
+    "output": (Plain, ["levels.0"], {"outputs": 3}, "outputs selects"),
+    "input": (Plain, ["levels.0"], {"inputs": "x"}, "inputs selects"),
+    "no such level": (Plain, ["levels.0"], {"outputs": {"level.0": 0}}, "no module is called 'level.0'.*'levels.0'"),
+    "mask place": (Plain, ["levels.0"], {"mask": "kwarg:hole"}, "finds nothing"),
+    "mask none": (Plain, ["levels.0"], {"mask": lambda args, kwargs: None}, "has no mask"),
+    "mask small": (Plain, ["levels.0"], {"mask": lambda args, kwargs: MASK[..., ::8, ::8]}, "larger than the mask"),
+    "mask key": (Plain, ["levels.0"], {"mask": "key:mask"}, "dict with that key"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refuses_and_leaves_the_host_alone(name):
+    build, levels, options, message = REFUSED[name]
+    net = build()
+    before, tree = copy.deepcopy(net.state_dict()), list(map(id, net.modules()))
+    seed = torch.get_rng_state()
+    with pytest.raises(ConfigError, match=message):
+        retrofit(net, RetrofitPlan(levels, **{"mask": "kwarg:mask", **options}), (IMAGE,), example_kwargs=KWARG)
+    assert torch.equal(torch.get_rng_state(), seed)
+    assert list(map(id, net.modules())) == tree
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
+    assert all(m.training for m in net.modules())
+    assert_equal(net.state_dict(), before)
+
+
+def test_refuses_what_is_no_host():
+    net = installed()
+    with pytest.raises(ConfigError, match=r"already, at levels.0, levels.1. Call kdinpaint.unretrofit"):
+        retrofit(net, PLAN, (IMAGE,), example_kwargs=KWARG)
+    with pytest.raises(ConfigError, match="retrofitted already"):
+        retrofit(nn.Sequential(net), PLAN, (IMAGE,), example_kwargs=KWARG)
+    unretrofit(net)
+    with pytest.raises(ConfigError, match="not retrofitted"):
+        unretrofit(net)
+    with pytest.raises(ConfigError, match="not retrofitted"), disabled(net):
+        pass
+    with pytest.raises(ConfigError, match="example is missing"):
+        retrofit(net, PLAN)
+    with pytest.raises(ConfigError, match=r"does not run on the example: TypeError"):
+        retrofit(net, PLAN, (IMAGE, MASK, MASK))
+    with pytest.raises(ConfigError, match="DataParallel"):
+        retrofit(nn.DataParallel(net), PLAN, (IMAGE,))
+    with pytest.raises(ConfigError, match="OptimizedModule"):
+        retrofit(torch.compile(net), PLAN, (IMAGE,))
+    with pytest.raises(ConfigError, match=r"expected a torch.nn.Module"):
+        retrofit(3, PLAN, (IMAGE,))
+    with pytest.raises(ConfigError, match="lazy"):
+        retrofit(nn.Sequential(nn.LazyConv2d(3, 1)), RetrofitPlan("0"), (IMAGE,))
+    with pytest.raises(ConfigError, match=r"several features.*outputs=\{'encoder': \(0,\)"):
+        retrofit(Lists(), RetrofitPlan("encoder"), (BOTH,))
+    with pytest.raises(ShapeError, match="channel 7"):
+        retrofit(net, RetrofitPlan("levels.0", mask="input:7"), (IMAGE,))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"levels": []},
+        {"levels": [3]},
+        {"levels": [("a", "b", "c")]},
+        {"levels": ["a"], "mask": "channel 3"},
+        {"levels": ["a"], "mask": 3},
+        {"levels": ["a"], "mode": "beside"},
+        {"levels": ["a"], "conv": "deformable"},
+        {"levels": ["a"], "modulation": "tanh"},
+        {"levels": ["a"], "hidden_channels": 0},
+        {"levels": ["a"], "max_offset": -1.0},
+    ],
+    ids=str,
+)
+def test_plans_that_cannot_work(options):
+    with pytest.raises(ConfigError):
+        RetrofitPlan(**options)
+
+
+MASKS = {
+    "input:-1": lambda m: ((torch.cat([IMAGE, m], 1),), {}),
+    "~input:3": lambda m: ((torch.cat([IMAGE, 1 - m], 1),), {}),
+    "arg:1": lambda m: ((IMAGE, m.bool()), {}),
+    "~arg:1": lambda m: ((IMAGE,), {"mask": ~m.bool()}),
+    "kwarg:mask": lambda m: ((IMAGE, 2 * m[:, 0] - 1), {}),
+    "~kwarg:mask": lambda m: ((), {"image": IMAGE, "mask": 255 * (1 - m).repeat(1, 3, 1, 1)}),
+    "key:mask": lambda m: (({"mask": m.int()},), {}),
+}
+
+
+@pytest.mark.parametrize("spec", MASKS)
+def test_masks_are_found_in_either_polarity(spec):
+    from kdinpaint.retrofitting.masks import MaskSource
+
+    class Host(nn.Module):
+        def forward(self, image, mask=None):
+            return image
+
+    source = MaskSource(spec, Host())
+    args, kwargs = MASKS[spec](MASK)
+    if spec == "~kwarg:mask":
+        with pytest.raises(AssertionError):  # three equal channels: inverted before they are joined
+            assert_equal(source(args, kwargs), ~MASK.bool())
+    assert_equal(source(args, kwargs), MASK.bool())
