@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from kdinpaint import RetrofitPlan
+from kdinpaint import RetrofitPlan, retrofit
+from kdinpaint.retrofitting import FilledStage
 
 
 def down(before: int, after: int) -> nn.Sequential:
@@ -292,3 +293,19 @@ CASES = {
     "reentrant": Case(lambda: Checkpointed(True), RetrofitPlan(["a"]), CHANNEL, exports=False),
     "shrinking": Case(Shrinking, RetrofitPlan(["a", "b", "pool"]), CHANNEL),
 }
+
+KWARG = {"mask": MASK}
+PLAN = RetrofitPlan(["levels.*"], mask="kwarg:mask")
+
+
+def installed(plan: RetrofitPlan = PLAN, **options: Any) -> "Plain":
+    net = Plain().eval()
+    retrofit(net, plan, (IMAGE,), example_kwargs=KWARG, **options)
+    return net
+
+
+def liven(net: nn.Module) -> nn.Module:
+    for module in net.modules():
+        if isinstance(module, FilledStage):
+            nn.init.normal_(module.kdinpaint_filler.exit.weight)
+    return net

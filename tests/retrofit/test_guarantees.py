@@ -6,13 +6,25 @@ import random
 import threading
 import weakref
 from collections import OrderedDict
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from harness import assert_equal, random_mask
-from retrofit_hosts import BOTH, CASES, IMAGE, MASK, Checkpointed, Plain, Positional, Reused, down
+from retrofit_hosts import (
+    BOTH,
+    CASES,
+    IMAGE,
+    KWARG,
+    MASK,
+    Checkpointed,
+    Plain,
+    Positional,
+    Reused,
+    down,
+    installed,
+    liven,
+)
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 
@@ -26,22 +38,6 @@ from kdinpaint.retrofitting import (
     load_filler_state_dict,
     set_trainable,
 )
-
-KWARG = {"mask": MASK}
-PLAN = RetrofitPlan(["levels.*"], mask="kwarg:mask")
-
-
-def installed(plan: RetrofitPlan = PLAN, **options: Any) -> Plain:
-    net = Plain().eval()
-    retrofit(net, plan, (IMAGE,), example_kwargs=KWARG, **options)
-    return net
-
-
-def liven(net: nn.Module) -> nn.Module:
-    for module in net.modules():
-        if isinstance(module, FilledStage):
-            nn.init.normal_(module.kdinpaint_filler.exit.weight)
-    return net
 
 
 def test_a_call_without_mask_has_no_hole():

@@ -1,36 +1,18 @@
 """What retrofit refuses, how it finds masks and names, and what holds beside the forward pass."""
 
 import copy
-from typing import Any
 
 import pytest
 import torch
 from harness import assert_equal
-from retrofit_hosts import BOTH, IMAGE, MASK, Lists, Plain, up
+from retrofit_hosts import BOTH, IMAGE, KWARG, MASK, PLAN, Lists, Plain, installed, up
 from torch import Tensor, nn
 
 from kdinpaint import RetrofitPlan, retrofit, unretrofit
 from kdinpaint.errors import ConfigError, ShapeError
 from kdinpaint.retrofitting import (
-    FilledStage,
     disabled,
 )
-
-KWARG = {"mask": MASK}
-PLAN = RetrofitPlan(["levels.*"], mask="kwarg:mask")
-
-
-def installed(plan: RetrofitPlan = PLAN, **options: Any) -> Plain:
-    net = Plain().eval()
-    retrofit(net, plan, (IMAGE,), example_kwargs=KWARG, **options)
-    return net
-
-
-def liven(net: nn.Module) -> nn.Module:
-    for module in net.modules():
-        if isinstance(module, FilledStage):
-            nn.init.normal_(module.kdinpaint_filler.exit.weight)
-    return net
 
 
 class Broken(Plain):
