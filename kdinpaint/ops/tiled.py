@@ -168,8 +168,8 @@ def _tile_size(count: int, matrix: Tensor) -> int:
 def _matmul(x: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
     """The product of x (P, K) and matrix (N, K) transposed, plus bias (N,).
 
-    oneDNN's product where PyTorch has it: twice the rate of the library behind `torch.mm` on AMD processors, the
-    same on Intel's (benchmarks/NOTES.md). A rule, not a trial at run time, so that results repeat.
+    oneDNN's product where PyTorch has it: on an AMD processor it takes half the time of the library behind `torch.mm`
+    (benchmarks/NOTES.md); others have not been measured. A rule, not a trial at run time, so that results repeat.
     """
     if x.is_cpu and x.dtype in (torch.float32, torch.bfloat16) and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         product: Tensor = torch.ops.mkldnn._linear_pointwise(x, matrix, bias, "none", [], "")
