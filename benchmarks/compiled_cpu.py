@@ -92,7 +92,7 @@ def measure(compiled: Compiled, batch: int, channels: int, size: int) -> dict[st
     tensors = (x, weight, offset, torch.rand(batch, 9, size, size))
 
     def plain_backward() -> tuple[Tensor | None, ...]:
-        return tiled.backward(grad, *tensors, None, GEOMETRY, (True,) * 4)
+        return tiled.backward(grad, *tensors, None, GEOMETRY, (True, True, True, True, False))[:4]
 
     steps: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
         "forward": (lambda: tiled.forward(*tensors, None, None, GEOMETRY), lambda: compiled.forward(*tensors)),

@@ -28,7 +28,8 @@ _ARGUMENTS = (
 torch.library.define("kdinpaint::adaptive_conv", f"({_ARGUMENTS.format(bias='Tensor? bias, ', wanted='')}) -> Tensor")
 torch.library.define(
     "kdinpaint::adaptive_conv_backward",
-    f"(Tensor grad, {_ARGUMENTS.format(bias='', wanted='bool[4] wanted, ')}) -> (Tensor, Tensor, Tensor, Tensor)",
+    f"(Tensor grad, {_ARGUMENTS.format(bias='', wanted='bool[5] wanted, ')}) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 adaptive_conv = torch.ops.kdinpaint.adaptive_conv
 
@@ -116,7 +117,7 @@ def _(
     wanted: Sequence[bool],
     backend: str,
 ) -> tuple[Tensor, ...]:
-    inputs = (input, weight, offset, kernel)
+    inputs = (input, weight, offset, kernel, weight.new_empty(weight.shape[0]))
     return tuple(torch.empty_like(t) if w else grad.new_empty(0) for t, w in zip(inputs, wanted, strict=True))
 
 
@@ -127,7 +128,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: 
 
 def _autograd(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
     input, weight, offset, kernel, region = ctx.saved_tensors
-    wanted = list(ctx.needs_input_grad[:4])
+    wanted = list(ctx.needs_input_grad[:5])
     found: Sequence[Tensor] = ()
     if torch.is_grad_enabled():
         found = _differentiable(grad, input, weight, offset, kernel, region, _geometry(weight, *ctx.geometry))
@@ -135,12 +136,8 @@ def _autograd(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN
         found = torch.ops.kdinpaint.adaptive_conv_backward(
             grad, input, weight, offset, kernel, region, *ctx.geometry, wanted, ctx.backend
         )
-    grads = [gradient if wish else None for gradient, wish in zip(found, wanted, strict=True)] if found else [None] * 4
-    bias = None
-    if ctx.needs_input_grad[4]:
-        inside = grad if region is None else torch.where(region != 0, grad, 0.0)
-        bias = inside.sum((0, 2, 3))
-    return (*grads, bias, *[None] * 5)
+    grads = [gradient if wish else None for gradient, wish in zip(found, wanted, strict=True)] if found else [None] * 5
+    return (*grads, *[None] * 5)
 
 
 torch.library.register_autograd("kdinpaint::adaptive_conv", _autograd, setup_context=_setup)
@@ -155,7 +152,7 @@ def _differentiable(
     region: Tensor | None,
     geometry: Geometry,
 ) -> tuple[Tensor, ...]:
-    """All four gradients as a graph of differentiable operations, with the columns of the whole map in memory."""
+    """All gradients as a graph of differentiable operations, with the columns of the whole map in memory."""
     out_channels, channels, *kernel_size = weight.shape
     frame = Frame(input.shape[0], *input.shape[-2:])
     positions = Positions.all(kernel, region)
@@ -176,7 +173,7 @@ def _differentiable(
         .permute(0, 3, 1, 2)
         for like, value in ((offset, moved), (kernel, scaled))
     ]
-    return frame.pixels(grad_rows).permute(0, 3, 1, 2), grad_weight, *planes
+    return frame.pixels(grad_rows).permute(0, 3, 1, 2), grad_weight, *planes, slope.sum(0)
 
 
 def _as_tensors(positions: Positions) -> tuple[Tensor, ...]:

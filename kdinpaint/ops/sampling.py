@@ -20,6 +20,8 @@ primitive       value                                               gradient
 They are registered as custom operators, which `torch.compile`, `torch.export` and autograd see as atoms.
 """
 
+import functools
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,7 +79,11 @@ class Frame:
 
     def rows(self, pixels: Tensor) -> Tensor:
         """Framed rows (count, C) of pixels (B, H, W, C); differentiable."""
-        rows = pixels.new_zeros(self.count, pixels.shape[-1])
+        rows = pixels.new_empty(self.count, pixels.shape[-1])
+        start, stop = 2 * self.step, 2 * self.step + self.batch * self.image
+        lines = rows[start:stop].view(self.batch, self.height + 2, self.step, -1)
+        for zeros in (rows[:start], lines[:, : self.height, :2], lines[:, self.height :], rows[stop:]):
+            zeros.zero_()
         self.pixels(rows).copy_(pixels)
         return rows
 
@@ -124,16 +130,27 @@ def _weighted_sums(rows: Tensor, index: Tensor, starts: Tensor, weight: Tensor, 
 
 def dot(index: Tensor, rows: Tensor, samples: Tensor) -> Tensor:
     """`dot_rows` without registration, with all four rows of every sample given (N, 4)."""
-    if index.shape[0] == 0:
+    count = index.shape[0]
+    if count == 0:
         return rows.new_zeros(0, 4)
-    if index.is_cpu:
-        bag = torch.arange(index.shape[0], dtype=index.dtype)
-        owner = bag[:, None].expand(-1, 4).contiguous().view(-1)
-        # The only vectorised gather-dot for the CPU in PyTorch; checked against the line below in the tests.
-        return torch.ops.aten._embedding_bag_per_sample_weights_backward(
-            samples, rows, index.view(-1), bag * 4, owner, 0, -1
-        ).view(-1, 4)
-    return torch.stack([(rows[index[:, i]] * samples).sum(1) for i in range(4)], 1)
+    if not index.is_cpu or rows.dtype not in (torch.float32, torch.float64):
+        return torch.stack([(rows[index[:, i]] * samples).sum(1) for i in range(4)], 1)
+    # A product of dense matrices at the entries of a sparse one: the only gather-dot in PyTorch that is vectorised
+    # within a row and calls no library for each. It is checked against the line above in the tests.
+    _accept_sparse()
+    ends = torch.arange(0, 4 * count + 1, 4, dtype=index.dtype)
+    entries = torch.sparse_csr_tensor(
+        ends, index.view(-1), rows.new_zeros(4 * count), (count, rows.shape[0]), check_invariants=False
+    )
+    return torch.sparse.sampled_addmm(entries, samples, rows.t(), beta=0.0).values().view(-1, 4)
+
+
+@functools.cache
+def _accept_sparse() -> None:
+    """Spend PyTorch's one warning that its sparse tensors are young; the one operation used here is tested."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.sparse_csr_tensor([0, 0], [], [], (1, 1))
 
 
 def sort(values: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ from kdinpaint.ops.table import Positions, even, sampling_table
 
 __all__ = ["backward", "forward"]
 
-Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
+Gradients = tuple[Tensor | None, ...]
 
 BLOCK = 1 << 15
 """Samples of a block: 3640 positions of a 3 x 3 kernel."""
@@ -48,7 +48,7 @@ def forward(
             table = sampling_table(offset[images], kernel[images], frame, geometry, positions)
             index, corner_weight = corners(table.first, frame.step), table.weight.to(rows.dtype)
             block = output[images][positions.index].view(-1, matrix.shape[0])
-            for tile, samples in _tiles(index, matrix, geometry):
+            for tile, samples in _tiles(index, matrix.shape[1], geometry):
                 columns = gather(index[samples], corner_weight[samples], rows).view(-1, matrix.shape[1])
                 block[tile] = _matmul(columns, matrix, bias)
                 del columns  # leaves its memory, warm, to the next
@@ -65,18 +65,18 @@ def backward(
     kernel: Tensor,
     region: Tensor | None,
     geometry: Geometry,
-    wanted: tuple[bool, bool, bool, bool],
+    wanted: tuple[bool, ...],
 ) -> Gradients:
-    """Gradients for input, weight, offset and kernel, those that are wanted."""
+    """Gradients for input, weight, offset, kernel and bias, those that are wanted."""
     _keep_memory()
-    matrix = _as_matrix(weight)
+    transposed = weight.permute(2, 3, 1, 0).reshape(-1, weight.shape[0])
     channels, sums = input.shape[1], torch.promote_types(input.dtype, torch.float32)
     want_place = wanted[2] or wanted[3]
     allocate = torch.empty_like if region is None else torch.zeros_like
     grad_input = torch.empty_like(input) if wanted[0] else None
-    grad_matrix = torch.zeros_like(matrix, dtype=sums) if wanted[1] else None
+    grad_matrix = weight.new_zeros(transposed.shape[::-1], dtype=sums) if wanted[1] else None
     grad_offset, grad_kernel = (allocate(t) if w else None for t, w in ((offset, wanted[2]), (kernel, wanted[3])))
-    transposed = matrix.t().contiguous() if wanted[0] or want_place else None
+    grad_bias = weight.new_zeros(weight.shape[0], dtype=sums) if wanted[4] else None
 
     for images in _groups(kernel, region):
         frame, rows = _framed(input[images])
@@ -86,17 +86,19 @@ def backward(
             table = sampling_table(offset[images], kernel[images], frame, geometry, positions)
             index, corner_weight = corners(table.first, frame.step), table.weight.to(rows.dtype)
             slopes = positions.take(grad[images]).reshape(-1, weight.shape[0])
+            if grad_bias is not None:
+                grad_bias += slopes.sum(0, dtype=sums)
             corner_slopes = torch.empty_like(table.weight) if want_place else None
             scatter = None
             if grad_rows is not None and index.shape[0]:
-                size = _tile_size(slopes.shape[0], matrix) * geometry.taps
+                size = _tile_size(slopes.shape[0], transposed.shape[0]) * geometry.taps
                 scatter = Scatter(table.first, corner_weight, (frame.step, frame.count), size)
-            for number, (tile, samples) in enumerate(_tiles(index, matrix, geometry)):
+            for number, (tile, samples) in enumerate(_tiles(index, transposed.shape[0], geometry)):
                 if grad_matrix is not None:
-                    columns = gather(index[samples], corner_weight[samples], rows).view(-1, matrix.shape[1])
+                    columns = gather(index[samples], corner_weight[samples], rows).view(-1, transposed.shape[0])
                     grad_matrix += _matmul(slopes[tile].t(), columns.t())
                     del columns  # leaves its memory, warm, to the column slopes
-                if transposed is None:
+                if grad_rows is None and corner_slopes is None:
                     continue
                 column_slopes = _matmul(slopes[tile], transposed).view(-1, channels)
                 if grad_rows is not None and scatter is not None:
@@ -116,7 +118,8 @@ def backward(
         out_channels, channels, *kernel_size = weight.shape
         square = grad_matrix.view(out_channels, *kernel_size, channels).permute(0, 3, 1, 2)
         grad_weight = torch.empty_like(weight).copy_(square)
-    return grad_input, grad_weight, grad_offset, grad_kernel
+    grad_bias = None if grad_bias is None else grad_bias.to(weight.dtype)
+    return grad_input, grad_weight, grad_offset, grad_kernel, grad_bias
 
 
 @functools.cache
@@ -151,18 +154,18 @@ def _framed(input: Tensor) -> tuple[Frame, Tensor]:
     return frame, frame.rows(pixels_last(input))
 
 
-def _tiles(index: Tensor, matrix: Tensor, geometry: Geometry) -> Iterator[tuple[slice, slice]]:
+def _tiles(index: Tensor, columns: int, geometry: Geometry) -> Iterator[tuple[slice, slice]]:
     """Positions of every tile of a block, and their samples."""
     taps = geometry.taps
     count = index.shape[0] // taps
-    size = _tile_size(count, matrix)
+    size = _tile_size(count, columns)
     for start in range(0, count, size):
         yield slice(start, start + size), slice(start * taps, (start + size) * taps)
 
 
-def _tile_size(count: int, matrix: Tensor) -> int:
+def _tile_size(count: int, columns: int) -> int:
     """Positions of a tile, about the same for every tile of a block of `count`."""
-    return even(max(1, count), max(1, TILE // matrix.shape[1]))
+    return even(max(1, count), max(1, TILE // columns))
 
 
 def _matmul(x: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:

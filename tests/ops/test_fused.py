@@ -12,7 +12,7 @@ from kdinpaint.ops import adaptive_conv2d_backend, tiled
 from kdinpaint.ops.geometry import Geometry
 
 GEOMETRY = Geometry.make(3, 1, 1)
-NAMES = ("input", "weight", "offset", "kernel")
+NAMES = ("input", "weight", "offset", "kernel", "bias")
 
 
 def arguments(batch=2, channels=3, outputs=4, size=(5, 6), dtype=torch.float64, seed=0):
@@ -41,21 +41,28 @@ def test_registration(part, layout):
     torch.library.opcheck(torch.ops.kdinpaint.adaptive_conv.default, (*leaves, bias, region, *geometry, "auto"))
     torch.library.opcheck(
         torch.ops.kdinpaint.adaptive_conv_backward.default,
-        (torch.randn(2, 4, 5, 6), *(t.detach() for t in leaves), region, *geometry, [True, False, True, True], "auto"),
+        (
+            torch.randn(2, 4, 5, 6),
+            *(t.detach() for t in leaves),
+            region,
+            *geometry,
+            [True, False, True, True, True],
+            "auto",
+        ),
     )
 
 
-@pytest.mark.parametrize("wanted", range(4), ids=NAMES)
+@pytest.mark.parametrize("wanted", range(5), ids=NAMES)
 def test_only_wanted_gradients_are_computed(wanted, monkeypatch):
     asked = []
     original = tiled.backward
     monkeypatch.setattr(tiled, "backward", lambda *a: asked.append(a[-1]) or original(*a))
-    tensors = arguments()
+    tensors = (*arguments(), torch.ones(4, dtype=torch.float64))
     whole = [t.clone().requires_grad_() for t in tensors]
     torch.autograd.backward(adaptive_conv2d(*whole, padding=1).sum())
     one = [t.clone().requires_grad_(i == wanted) for i, t in enumerate(tensors)]
     torch.autograd.backward(adaptive_conv2d(*one, padding=1).sum())
-    assert asked == [(True,) * 4, tuple(i == wanted for i in range(4))]
+    assert asked == [(True,) * 5, tuple(i == wanted for i in range(5))]
     torch.testing.assert_close(one[wanted].grad, whole[wanted].grad)
     assert all(t.grad is None for i, t in enumerate(one) if i != wanted)
 
@@ -90,7 +97,7 @@ def test_pieces_of_any_size_give_the_same(block, tile, part, monkeypatch):
 
     def run():
         value = tiled.forward(*tensors, torch.ones(4, dtype=torch.float64), region, GEOMETRY)
-        return value, tiled.backward(slope, *tensors, region, GEOMETRY, (True,) * 4)
+        return value, tiled.backward(slope, *tensors, region, GEOMETRY, (True,) * 5)
 
     expected = run()
     monkeypatch.setattr(tiled, "BLOCK", block)
@@ -102,7 +109,7 @@ def test_nothing_is_read_that_was_not_written(monkeypatch):
     tensors = arguments(dtype=torch.float32)
     region = random_mask(2, 5, 6)
     slope = torch.randn(2, 4, 5, 6, generator=seeded(2))
-    expected = [tiled.backward(slope, *tensors, r, GEOMETRY, (True,) * 4) for r in (None, region)]
+    expected = [tiled.backward(slope, *tensors, r, GEOMETRY, (True,) * 5) for r in (None, region)]
     values = [tiled.forward(*tensors, None, r, GEOMETRY) for r in (None, region)]
     empty, empty_like, new_empty = torch.empty, torch.empty_like, torch.Tensor.new_empty
     monkeypatch.setattr(torch, "empty", lambda *a, **k: poisoned(empty(*a, **k)))
@@ -110,7 +117,7 @@ def test_nothing_is_read_that_was_not_written(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "new_empty", lambda *a, **k: poisoned(new_empty(*a, **k)))
     torch.testing.assert_close([tiled.forward(*tensors, None, r, GEOMETRY) for r in (None, region)], values)
     torch.testing.assert_close(
-        [tiled.backward(slope, *tensors, r, GEOMETRY, (True,) * 4) for r in (None, region)], expected
+        [tiled.backward(slope, *tensors, r, GEOMETRY, (True,) * 5) for r in (None, region)], expected
     )
 
 
@@ -124,10 +131,11 @@ def test_sums_over_many_positions_keep_their_precision(dtype):
     x, weight = torch.ones(1, 1, 64, 64, dtype=dtype), torch.ones(1, 1, 1, 1, dtype=dtype)
     offset, kernel = torch.zeros(1, 2, 64, 64), torch.ones(1, 1, 64, 64)
     slope = torch.ones(1, 1, 64, 64, dtype=dtype)
-    wanted = (False, True, False, False)
-    grad = tiled.backward(slope, x, weight, offset, kernel, None, Geometry.make(1), wanted)[1]
-    assert grad.dtype == dtype
-    assert abs(grad.item() / 4096 - 1) < 0.01
+    wanted = (False, True, False, False, True)
+    found = tiled.backward(slope, x, weight, offset, kernel, None, Geometry.make(1), wanted)
+    for grad in (found[1], found[4]):
+        assert grad.dtype == dtype
+        assert abs(grad.item() / 4096 - 1) < 0.01
 
 
 def test_columns_are_never_whole():

@@ -176,7 +176,8 @@ def test_more_channels_than_fit_go_through_columns():
     assert columns.preferred(weight)
     assert not columns.preferred(weight[:, :256])
     value = launch.forward(image, weight, offset, scale, bias, None, geometry)
-    gradients = launch.backward(grad, image, weight, offset, scale, None, geometry, ALL)
+    *gradients, grad_bias = launch.backward(grad, image, weight, offset, scale, None, geometry, (*ALL, True))
+    torch.testing.assert_close(grad_bias, grad.sum((0, 2, 3)))
     assert_all_near((value, gradients), reference(tensors, geometry), 1e-5)
 
 

@@ -120,9 +120,9 @@ def backward(
     kernel: Tensor,
     region: Tensor | None,
     geometry: Geometry,
-    wanted: Wanted,
-) -> Gradients:
-    """Gradients for input, weight, offset and kernel; only those wanted are computed.
+    wanted: tuple[bool, bool, bool, bool, bool],
+) -> tuple[Tensor | None, ...]:
+    """Gradients for input, weight, offset, kernel and bias; only those wanted are computed.
 
     That of the input is summed by atomic additions in float32, whose order varies; under
     `torch.use_deterministic_algorithms` by a sort. The others are the same bits every time.
@@ -142,7 +142,11 @@ def backward(
     """
     with torch.cuda.device_of(input):  # type: ignore[no-untyped-call]
         run = columns.backward if columns.preferred(weight) else fused_backward
-        return run(grad, input, weight, offset, kernel, region, geometry, wanted)
+        gradients = run(grad, input, weight, offset, kernel, region, geometry, wanted[:4])
+        if not wanted[4]:
+            return *gradients, None
+        inside = grad if region is None else torch.where(region != 0, grad, 0.0)
+        return *gradients, inside.sum((0, 2, 3), dtype=torch.float32).to(weight.dtype)
 
 
 def _common(rows: Tensor, offset: Tensor, kernel: Tensor, region: Tensor | None, geometry: Geometry) -> dict[str, Any]:
