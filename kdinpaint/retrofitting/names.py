@@ -3,6 +3,7 @@
 import difflib
 import fnmatch
 from collections.abc import Iterator, Sequence
+from typing import cast
 
 from torch import nn
 
@@ -62,6 +63,8 @@ def resolve_levels(model: nn.Module, levels: Sequence[str | tuple[str, str] | Le
     stages: dict[tuple[str, str], None] = {}
     for level in levels:
         entry = level.target if isinstance(level, Level) else level
+        if isinstance(entry, str) and " .. " in entry:  # as tables print a pair
+            entry = cast("tuple[str, str]", tuple(entry.split(" .. ", 1)))
         if isinstance(entry, str):
             for name in resolve(entry, names):
                 same = first_name[modules[name]]

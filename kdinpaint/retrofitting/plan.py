@@ -25,6 +25,7 @@ class RetrofitPlan:
     A level is named by its dotted path ("encoder.layer1"), by the end of one ("layer1") if only one module ends
     so, or by a pattern ("encoder.layer*"; `*` stays between two dots). A pair (first, last) makes one level of
     modules that run one after another: the filler reads the input of the first and adds to the output of the last.
+    It may be written as tables print it, too: "first .. last".
 
     Args:
         levels: Names, patterns, pairs, or the `levels` of `kdinpaint.inspect`.

@@ -136,3 +136,10 @@ def test_masks_are_found_in_either_polarity(spec):
         with pytest.raises(AssertionError):  # three equal channels: inverted before they are joined
             assert_equal(source(args, kwargs), ~MASK.bool())
     assert_equal(source(args, kwargs), MASK.bool())
+
+
+def test_a_pair_is_written_as_tables_print_it():
+    net = nn.Sequential(nn.Conv2d(4, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1), nn.ReLU())
+    found = retrofit(net, RetrofitPlan(["0 .. 1"]), example=(torch.rand(1, 4, 16, 16),))
+    assert [level.target for level in found.levels] == [("0", "1")]
+    assert "0 .. 1" in str(found)
