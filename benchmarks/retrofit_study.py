@@ -2,9 +2,10 @@
 
 python benchmarks/retrofit_study.py --photos DIR --held-out DIR [--masks DIR] --name N
 
-Of each network three copies start from the same weights and see the same images, holes and order: as it is; with fillers;
-with fillers and guided by a Distiller. The teacher is an autoencoder made for the network's levels and trained on the same
-samples. Interrupted, the same command goes on with the next copy. Writes benchmarks/results/retrofit_study_NAME.json.
+Of each network three copies start from the same weights and see the same images, holes and order: as it is; with
+fillers; with fillers and guided by a Distiller. The teacher is an autoencoder made for the network's levels and
+trained on the same samples. Interrupted, the same command goes on with the next copy. Writes
+benchmarks/results/retrofit_study_NAME.json.
 """
 
 import copy
@@ -12,6 +13,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import timm
@@ -73,8 +75,7 @@ class UNet(nn.Module):
         self.encoder = encoder
         deep_first = channels[::-1]
         self.decoder = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(a + b, b, 3, padding=1), nn.LeakyReLU(0.2))
-            for a, b in zip(deep_first, deep_first[1:], strict=False)
+            nn.Sequential(nn.Conv2d(a + b, b, 3, padding=1), nn.LeakyReLU(0.2)) for a, b in pairwise(deep_first)
         )
         self.out = nn.Conv2d(channels[0] + 4, 3, 3, padding=1)
 
@@ -121,7 +122,7 @@ def timm_unet() -> tuple[nn.Module, list[str]]:
 
 def smp_unet() -> tuple[nn.Module, list[str]]:
     """The U-Net of segmentation_models_pytorch."""
-    import segmentation_models_pytorch as smp  # noqa: PLC0415 - only here
+    import segmentation_models_pytorch as smp
 
     net = smp.Unet(
         "resnet18", encoder_weights=None, encoder_depth=4, decoder_channels=(128, 64, 32, 16), in_channels=4, classes=3
