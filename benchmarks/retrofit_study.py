@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -213,7 +214,7 @@ def evaluate(net: nn.Module, pairs: torch.utils.data.Dataset[dict[str, Tensor]])
 
 def one_host(
     name: str, seed: int, config: Config, batches: list[Batch], pairs: torch.utils.data.Dataset[dict[str, Tensor]]
-) -> dict[str, dict[str, object]]:
+) -> dict[str, dict[str, Any]]:
     """Train and measure every copy of one network with one seed; those on disk already are not repeated."""
     folder = config.work / config.name / f"{name}-{seed}"
     torch.manual_seed(seed)
@@ -222,7 +223,7 @@ def one_host(
     plan = kdinpaint.RetrofitPlan(levels=levels, mask="input:-1")
     example = given({key: value[:2] for key, value in batches[0].items()})
     report = kdinpaint.retrofit(filled, plan, example=(example,))
-    found: dict[str, dict[str, object]] = {}
+    found: dict[str, dict[str, Any]] = {}
     for arm in ARMS:
         path = folder / f"{arm}.json"
         if not path.exists():
@@ -259,7 +260,7 @@ def main(config: Config) -> None:
         held_out, size=config.size, masks=masks, per_bin=config.per_bin, seed=0, windows_per_photo=windows
     )
     pairs = manifest.pairs(common_folder(held_out))
-    seeds: dict[str, dict[str, object]] = {}
+    seeds: dict[str, dict[str, Any]] = {}
     for seed in config.seeds:
         samples = TrainingSamples(
             photos, MaskGenerator(), size=config.size, seed=seed, length=config.steps * config.batch
@@ -267,6 +268,10 @@ def main(config: Config) -> None:
         loader = torch.utils.data.DataLoader(samples, batch_size=config.batch)
         batches = list(tqdm(loader, desc=f"samples of seed {seed}", leave=False))
         seeds[str(seed)] = {name: one_host(name, seed, config, batches, pairs) for name in config.hosts}
+    for seed in seeds.values():
+        for arms in seed.values():
+            for arm in arms.values():
+                arm["psnr"] = [round(record["psnr"], 3) for record in arm.pop("records")]
     content = {
         "command": f"python benchmarks/retrofit_study.py --photos DIR --held-out DIR "
         f"{'' if config.masks is None else '--masks DIR '}--name {config.name}",

@@ -50,58 +50,86 @@ def model_cost(content: dict[str, Any]) -> str:
     )
 
 
-def plain_vs_distilled(content: dict[str, Any]) -> str:
-    seeds = list(content["seeds"].values())
-    cells = list(seeds[0]["models"])
+def score(model: dict[str, Any], metric: str, low: float | None) -> float:
+    """Mean of a metric over a bin, given by its lower end, or over all pairs."""
+    part = model["overall"] if low is None else next(b for b in model["bins"] if b["low"] == low)
+    return float(part["metrics"][metric]["mean"])
 
-    def value(seed: dict[str, Any], cell: str, metric: str, low: float | None) -> float:
-        model = seed["models"][cell]
-        part = model["overall"] if low is None else next(b for b in model["bins"] if b["low"] == low)
-        return float(part["metrics"][metric]["mean"])
 
-    columns = [
-        ("PSNR 10-20 %", "psnr", 0.1, 2),
-        ("PSNR 30-40 %", "psnr", 0.3, 2),
-        ("PSNR all", "psnr", None, 2),
-        ("hole PSNR all", "hole_psnr", None, 2),
-        ("SSIM 10-20 %", "ssim", 0.1, 4),
-        ("SSIM 30-40 %", "ssim", 0.3, 4),
-    ]
+SCORES = [
+    ("PSNR 10-20 %", "psnr", 0.1, 2),
+    ("PSNR 30-40 %", "psnr", 0.3, 2),
+    ("PSNR all", "psnr", None, 2),
+    ("hole PSNR all", "hole_psnr", None, 2),
+    ("SSIM 10-20 %", "ssim", 0.1, 4),
+    ("SSIM 30-40 %", "ssim", 0.3, 4),
+]
+
+
+def scores(seeds: Sequence[dict[str, Any]]) -> str:
+    """Models of every seed by name: mean and deviation of each over the seeds."""
     rows = []
-    for cell in cells:
+    for cell in seeds[0]:
         texts = []
-        for _, metric, low, digits in columns:
-            values = [value(seed, cell, metric, low) for seed in seeds]
+        for _, metric, low, digits in SCORES:
+            values = [score(seed[cell], metric, low) for seed in seeds]
             texts.append(f"{mean(values):.{digits}f} ± {stdev(values):.{digits}f}")
-        parameters = seeds[0]["models"][cell]["parameters"] / 1e6
-        rows.append([cell, *texts, f"{parameters:.2f} M"])
-    table = markdown(["", *(c[0] for c in columns), "parameters"], rows)
+        rows.append([cell, *texts, f"{seeds[0][cell]['parameters'] / 1e6:.2f} M"])
+    header = ["", *(name for name, *_ in SCORES), "parameters"]
+    return markdown(header, rows) + f"\n\nMean ± deviation over {len(seeds)} seeds.\n\n"
 
-    differences = []
-    for better, worse in (
+
+def differences(seeds: Sequence[dict[str, Any]], pairs: Sequence[tuple[str, str]]) -> str:
+    """Paired differences between models of the same seed, with their intervals."""
+    rows = []
+    for better, worse in pairs:
+        texts = []
+        for _, metric, low, digits in SCORES:
+            centre, half = interval([score(s[better], metric, low) - score(s[worse], metric, low) for s in seeds])
+            noise = "" if abs(centre) > half else " (noise)"
+            texts.append(f"{centre:+.{digits}f} ± {half:.{digits}f}{noise}")
+        rows.append([f"{better} - {worse}", *texts])
+    return (
+        markdown(["paired difference", *(name for name, *_ in SCORES)], rows)
+        + "\n\nMean of the differences within a seed ± half the 95 % interval; *noise* where the interval holds 0.\n\n"
+    )
+
+
+def plain_vs_distilled(content: dict[str, Any]) -> str:
+    seeds = [seed["models"] for seed in content["seeds"].values()]
+    pairs = (
         ("distilled", "plain"),
         ("distilled, scratch", "plain, scratch"),
         ("plain", "plain, scratch"),
         ("distilled", "distilled, scratch"),
-    ):
-        texts = []
-        for _, metric, low, digits in columns:
-            centre, half = interval(
-                [value(seed, better, metric, low) - value(seed, worse, metric, low) for seed in seeds]
-            )
-            noise = "" if abs(centre) > half else " (noise)"
-            texts.append(f"{centre:+.{digits}f} ± {half:.{digits}f}{noise}")
-        differences.append([f"{better} - {worse}", *texts])
+    )
     config = content["config"]
-    manifests = ", ".join(seed["manifest"][:12] for seed in seeds)
+    manifests = ", ".join(seed["manifest"][:12] for seed in content["seeds"].values())
     return (
-        table
-        + f"\n\nMean ± deviation over {len(seeds)} seeds.\n\n"
-        + markdown(["paired difference", *(c[0] for c in columns)], differences)
-        + "\n\nMean of the differences within a seed ± half the 95 % interval; *noise* where the interval holds 0.\n\n"
+        scores(seeds)
+        + differences(seeds, pairs)
         + f"`{content['command']}`; photos {content['photos']}; {config['size']} px, {config['teacher_steps']} steps "
         f"of the teacher and {config['student_steps']} of each student, batch {config['batch']}, averaged weights; "
         f"manifests {manifests}; {machine(content['environment'])}.\n"
+    )
+
+
+def retrofit_study(content: dict[str, Any]) -> str:
+    arms = ("plain", "fillers", "fillers and distillation")
+    seeds = [{f"{host}, {arm}": seed[host][arm] for host in seed for arm in arms} for seed in content["seeds"].values()]
+    hosts = content["config"]["hosts"]
+    pairs = [
+        (f"{host}, {one}", f"{host}, {other}")
+        for host in hosts
+        for one, other in ((arms[1], arms[0]), (arms[2], arms[0]), (arms[2], arms[1]))
+    ]
+    config = content["config"]
+    return (
+        scores(seeds)
+        + differences(seeds, pairs)
+        + f"`{content['command']}`; {content['photos']} photos to train on, {content['held_out']} to measure on; "
+        f"{config['size']} px, {config['steps']} steps of every network and teacher, batch {config['batch']}; manifest "
+        f"{content['manifest'][:12]}; {machine(content['environment'])}.\n"
     )
 
 
@@ -237,6 +265,7 @@ def training_step(content: dict[str, Any]) -> str:
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "model_cost": ("cost.md", model_cost),
     "plain_vs_distilled_bundled": ("results.md", plain_vs_distilled),
+    "retrofit_study_photos": ("results.md", retrofit_study),
     "adaptive_conv_cpu": ("speed.md", adaptive_conv),
     "adaptive_conv_gpu": ("speed.md", adaptive_conv),
     "training_step_cpu": ("speed.md", training_step),
