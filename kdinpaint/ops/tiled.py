@@ -69,12 +69,12 @@ def backward(
 ) -> Gradients:
     """Gradients for input, weight, offset, kernel and bias, those that are wanted."""
     _keep_memory()
-    transposed = weight.permute(2, 3, 1, 0).reshape(-1, weight.shape[0])
+    matrix = _as_matrix(weight)
     channels, sums = input.shape[1], torch.promote_types(input.dtype, torch.float32)
     want_place = wanted[2] or wanted[3]
     allocate = torch.empty_like if region is None else torch.zeros_like
     grad_input = torch.empty_like(input) if wanted[0] else None
-    grad_matrix = weight.new_zeros(transposed.shape[::-1], dtype=sums) if wanted[1] else None
+    grad_matrix = torch.zeros_like(matrix, dtype=sums) if wanted[1] else None
     grad_offset, grad_kernel = (allocate(t) if w else None for t, w in ((offset, wanted[2]), (kernel, wanted[3])))
     grad_bias = weight.new_zeros(weight.shape[0], dtype=sums) if wanted[4] else None
 
@@ -91,16 +91,16 @@ def backward(
             corner_slopes = torch.empty_like(table.weight) if want_place else None
             scatter = None
             if grad_rows is not None and index.shape[0]:
-                size = _tile_size(slopes.shape[0], transposed.shape[0]) * geometry.taps
+                size = _tile_size(slopes.shape[0], matrix.shape[1]) * geometry.taps
                 scatter = Scatter(table.first, corner_weight, (frame.step, frame.count), size)
-            for number, (tile, samples) in enumerate(_tiles(index, transposed.shape[0], geometry)):
+            for number, (tile, samples) in enumerate(_tiles(index, matrix.shape[1], geometry)):
                 if grad_matrix is not None:
-                    columns = gather(index[samples], corner_weight[samples], rows).view(-1, transposed.shape[0])
+                    columns = gather(index[samples], corner_weight[samples], rows).view(-1, matrix.shape[1])
                     grad_matrix += _matmul(slopes[tile].t(), columns.t())
                     del columns  # leaves its memory, warm, to the column slopes
                 if grad_rows is None and corner_slopes is None:
                     continue
-                column_slopes = _matmul(slopes[tile], transposed).view(-1, channels)
+                column_slopes = _matmul(slopes[tile], matrix.t()).view(-1, channels)
                 if grad_rows is not None and scatter is not None:
                     scatter.add(grad_rows, column_slopes, number)
                 if corner_slopes is not None:
