@@ -26,7 +26,7 @@ try:
 except ImportError:
     raise SystemExit("this example needs: pip install segmentation-models-pytorch") from None
 
-PLAN = kdinpaint.RetrofitPlan(["encoder.layer*"], mask="input:-1", hidden_channels=16)
+PLAN = kdinpaint.RetrofitPlan(["encoder.layer[123]"], mask="input:-1", hidden_channels=16)
 
 
 def join(truth: Tensor, mask: Tensor) -> Tensor:
@@ -39,7 +39,7 @@ def task_loss(out: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
 
 
 def train_teacher(teacher: kdinpaint.AutoEncoder, batches: DataLoader) -> None:
-    optimizer = torch.optim.Adam(teacher.parameters(), lr=1e-3)
+    optimizer = torch.optim.Adam(teacher.parameters(), lr=3e-4)  # it is deep, and has no normalisation
     for batch in batches:
         loss = F.l1_loss(teacher(batch["image"]), batch["image"])
         optimizer.zero_grad()

@@ -22,13 +22,17 @@ from torchvision.utils import save_image
 import kdinpaint
 from kdinpaint.data import MaskGenerator, PhotoFolder, TrainingSamples, demo_photos, list_images
 
+LEVELS = (0, 1, 2, 3)  # of the encoder: 1/16 of the size is deep enough for crops of 64 pixels
+
 
 class UNet(nn.Module):
     """Features of the encoder, and a decoder that takes them one by one, deep to shallow."""
 
     def __init__(self, encoder: str, pretrained: bool) -> None:
         super().__init__()
-        self.encoder = timm.create_model(encoder, pretrained=pretrained, features_only=True, in_chans=4)
+        self.encoder = timm.create_model(
+            encoder, pretrained=pretrained, features_only=True, in_chans=4, out_indices=LEVELS
+        )
         widths = self.encoder.feature_info.channels()
         self.decoder = nn.ModuleList(
             nn.Conv2d(a + b, b, 3, padding=1) for a, b in zip(widths[:0:-1], widths[-2::-1], strict=True)
@@ -55,9 +59,9 @@ def task_loss(out: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
 def make_teacher(levels: tuple, options: argparse.Namespace, batches: DataLoader) -> nn.Module:
     """The encoder itself with the weights of timm, or an autoencoder that learns to reconstruct the photographs."""
     if options.pretrained:
-        return kdinpaint.TimmTeacher(options.encoder)
+        return kdinpaint.TimmTeacher(options.encoder, out_indices=LEVELS)
     teacher = kdinpaint.AutoEncoder.for_levels(levels, head_channels=8)
-    optimizer = torch.optim.Adam(teacher.parameters(), lr=1e-3)
+    optimizer = torch.optim.Adam(teacher.parameters(), lr=3e-4)  # it is deep, and has no normalisation
     for batch in batches:
         loss = F.l1_loss(teacher(batch["image"]), batch["image"])
         optimizer.zero_grad()
