@@ -62,7 +62,9 @@ def _plan(found: Inspection) -> str | None:
     if not found.levels:
         return None
     targets = ", ".join(json.dumps(t) if isinstance(t := level.target, str) else _pair(t) for level in found.levels)
-    return f"RetrofitPlan(levels=[{targets}])"
+    outputs = {level.name: level.output[0] if len(level.output) == 1 else level.output for level in found.levels}
+    several = ", ".join(f"{json.dumps(name)}: {path!r}" for name, path in outputs.items() if path != ())
+    return f"RetrofitPlan(levels=[{targets}]{f', outputs={{{several}}}' if several else ''})"
 
 
 def _pair(target: tuple[str, str]) -> str:

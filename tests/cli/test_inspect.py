@@ -24,6 +24,21 @@ class Net(nn.Module):
         return self.down(self.act(self.stem(image)))
 
 
+class Pair(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(4, 6, 3, 2, 1)
+
+    def forward(self, x):
+        y = self.conv(x)
+        return y, y[:, :1]
+
+
+class Pairs(nn.Sequential):
+    def __init__(self):
+        super().__init__(Pair())
+
+
 ready, number, flat = Net(), 7, nn.Conv2d(4, 4, 1)
 
 
@@ -56,6 +71,12 @@ def test_prints_a_table_and_a_plan_that_can_be_pasted(name, capsys):
     assert re.search(r"stem \.\. act +4 -> 8 +2 +16x16 +nchw\n", out)
     plan = eval(out.strip().splitlines()[-1], {"RetrofitPlan": kdinpaint.RetrofitPlan})
     assert plan.levels == (("stem", "act"), "down")
+
+
+def test_the_plan_says_where_the_feature_is(capsys):
+    out = printed(capsys, "networks_here:Pairs", "--input=1x4x32x32")
+    plan = eval(out.strip().splitlines()[-1], {"RetrofitPlan": kdinpaint.RetrofitPlan})
+    assert plan.outputs == {"0": 0}
 
 
 def test_arguments_of_the_network_and_of_its_call(capsys):
