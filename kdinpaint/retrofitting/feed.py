@@ -56,9 +56,10 @@ class MaskFeed:
         self.frozen: list[nn.Parameter] = []
         self._stack = _Stack()
         self._again: dict[torch.device, Frame] = {}
+        self._lent: list[Frame] = []
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_again": {}}
+        return {**self.__dict__, "_again": {}, "_lent": []}
 
     def attach(self, model: nn.Module) -> None:
         """Put the hooks on the host."""
@@ -98,11 +99,14 @@ class MaskFeed:
     @contextlib.contextmanager
     def give(self, hole: Tensor) -> Iterator[None]:
         """Inside, this is the hole, for calls of the host and of any method or part of it."""
-        self._stack.given.append(Frame(hole))
+        frame = Frame(hole)
+        self._stack.given.append(frame)
+        self._lent.append(frame)  # a backward pass on a GPU runs in a thread of its own
         try:
             yield
         finally:
             self._stack.given.pop()
+            self._lent.remove(frame)
 
     def frame(self, device: torch.device) -> Frame:
         """The call in progress, the mask that was given, or the call that a backward pass repeats on that device.
@@ -115,6 +119,8 @@ class MaskFeed:
             return frames[-1]
         if not torch.compiler.is_compiling() and self._again:
             return self._again.get(device) or next(iter(self._again.values()))
+        if not torch.compiler.is_compiling() and self._lent and torch._C._current_graph_task_id() != -1:
+            return self._lent[-1]
         raise ConfigError(
             "a retrofitted stage runs outside a call of the model that was retrofitted, so nothing says where the "
             "hole is. Call that model itself; or give the mask to methods such as forward_features, which pass by its "

@@ -35,6 +35,8 @@ HOSTS: dict[str, tuple[Callable[[], nn.Module], Any, tuple[Any, ...], int]] = {
     "smp unet": (lambda: smp_net("Unet"), None, (), 5),
     "smp fpn": (lambda: smp_net("FPN"), None, (), 5),
     "smp linknet": (lambda: smp_net("Linknet", "mobilenet_v2"), None, (), 5),
+    "smp deeplab": (lambda: smp_net("DeepLabV3Plus"), None, (), 4),
+    "smp segformer": (lambda: smp_net("Segformer", "mit_b0"), None, (), 4),
     "diffusers vae": (vae, ["encoder.down_blocks.*"], (), 2),
     "diffusers unet": (diffusion_unet, [("conv_in", "down_blocks.0.resnets.0"), "down_blocks.1"], (3,), 2),
 }
@@ -129,12 +131,15 @@ def test_double_and_half() -> None:
         ("hiera_tiny_224", [4, 8, 16, 32]),  # a module between the stages that runs several times
         ("inception_v3", [2, 4]),  # convolutions without padding
         ("hrnet_w18_small", [2, 4, 8, 16, 32]),  # branches that meet again
+        ("mambaout_femto", [2, 4, 8, 16, 32]),  # a stem with the channels first, stages with them last
+        ("levit_conv_128s", [2, 4, 8, 16, 32]),  # attention with a cache
+        ("coat_lite_tiny", [4, 8, 16, 32]),  # tokens whose class token comes and goes
     ],
 )
 def test_inspect_finds_the_stages(name: str, strides: list[int]) -> None:
     import timm
 
-    size = {"hiera_tiny_224": 224, "inception_v3": 128}.get(name, SIZE)
+    size = {"hiera_tiny_224": 224, "inception_v3": 128, "levit_conv_128s": 224, "coat_lite_tiny": 224}.get(name, SIZE)
     x = torch.rand(1, 4, size, size)
     net = timm.create_model(name, pretrained=False, features_only=True, in_chans=4).eval()
     found, before = inspect(net, (x,)).levels, net(x)

@@ -118,6 +118,25 @@ def test_checkpointed_stages_run_again_inside(reentrant):
     torch.testing.assert_close(gradients[1], gradients[0])
 
 
+def test_the_backward_pass_of_another_thread_has_the_mask():
+    """As that of a GPU, which runs checkpointed stages again in a thread of its own."""
+    net, seen = liven(installed()), []
+
+    def backward():
+        leaf = torch.zeros(1, requires_grad=True)
+        leaf.register_hook(lambda gradient: seen.append(net.levels[0](IMAGE)))
+        leaf.sum().backward()
+
+    with masked(net, MASK):
+        thread = threading.Thread(target=backward)
+        thread.start()
+        thread.join()
+        assert_equal(seen[0], net.levels[0](IMAGE))
+    with pytest.raises(ConfigError, match="outside a call"):
+        backward()
+    assert not net.levels[0].feed._lent
+
+
 def test_compiled():
     torch.compiler.reset()
     net, _ = features_host()
