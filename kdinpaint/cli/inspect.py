@@ -42,11 +42,12 @@ class InspectConfig:
 def command(config: Annotated[InspectConfig, tyro.conf.arg(name="")]) -> None:
     """Propose stages of a network for a RetrofitPlan."""
     args, kwargs = _example(config.input)
-    net = _network(config.network, _arguments(config.kwargs), args)
+    sys.path.insert(0, "")  # the working directory, also for what is imported when the network is made or run
     try:
-        found = inspect(net, args, example_kwargs=kwargs)
-    except ConfigError as error:
-        raise ConfigError(f"{error} The example is what --input says: one for each argument.") from error
+        net = _network(config.network, _arguments(config.kwargs), args)
+        found = _inspect(net, args, kwargs)
+    finally:
+        sys.path.remove("")
     plan = _plan(found)
     if config.json:
         levels = [{**dataclasses.asdict(level), "target": level.target} for level in found.levels]
@@ -55,6 +56,13 @@ def command(config: Annotated[InspectConfig, tyro.conf.arg(name="")]) -> None:
     print(found)
     if plan is not None:
         print(f"\n{plan}")
+
+
+def _inspect(net: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> Inspection:
+    try:
+        return inspect(net, args, example_kwargs=kwargs)
+    except ConfigError as error:
+        raise ConfigError(f"{error} The example is what --input says: one for each argument.") from error
 
 
 def _plan(found: Inspection) -> str | None:
@@ -130,8 +138,7 @@ def _network(target: str, kwargs: Mapping[str, Any], args: Sequence[Tensor]) -> 
 
 
 def _named(place: str, name: str) -> Any:  # noqa: ANN401 - whatever stands there
-    """The attribute of a module, which may be in the working directory."""
-    sys.path.insert(0, "")
+    """The attribute of a module."""
     try:
         found = importlib.import_module(place)
     except ModuleNotFoundError as error:
@@ -142,8 +149,6 @@ def _named(place: str, name: str) -> Any:  # noqa: ANN401 - whatever stands ther
         raise ConfigError(f"{place} cannot be imported: {error}.") from error
     except Exception as error:
         raise ConfigError(f"{place} cannot be imported: {type(error).__name__}: {error}.") from error
-    finally:
-        sys.path.remove("")
     for part in name.split("."):
         if not hasattr(found, part):
             public = [n for n in dir(found) if not n.startswith("_")]
