@@ -89,7 +89,13 @@ def main() -> None:
 
     def batches(paths: list[Path], count: int, seed: int) -> DataLoader:
         samples = TrainingSamples(
-            PhotoFolder(paths, min_size=64), MaskGenerator(), size=64, seed=seed, length=8 * count, min_window=0.2
+            PhotoFolder(paths, min_size=64),
+            MaskGenerator(),
+            size=64,
+            seed=seed,
+            length=8 * count,
+            min_window=0.2,
+            recolor=paths is training,  # seven photographs have few colours
         )
         return DataLoader(samples, batch_size=8)
 

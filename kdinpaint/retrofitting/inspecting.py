@@ -77,7 +77,8 @@ def inspect(
         example_kwargs: Named arguments.
 
     Returns:
-        A record whose `levels` fit `RetrofitPlan(levels=...)`, and which prints as a table.
+        A record whose `levels` fit `RetrofitPlan(levels=...)`, and which prints as a table. Of a stage that gives
+        several features of one size, the first one counts; `Level.output` says where it is.
 
     Raises:
         ConfigError: The model does not run on the example, or there is no image in it.
