@@ -35,13 +35,14 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _commands() -> dict[str, Callable[..., Any]]:
     # Imported here, so that `kdinpaint` without the extra says what to install.
-    from kdinpaint.cli import bench, demo, evaluate, export, inpaint, train
+    from kdinpaint.cli import bench, demo, evaluate, export, inpaint, inspect, train
 
     return {
         "demo": demo.command,
         "train": train.command,
         "evaluate": evaluate.command,
         "inpaint": inpaint.command,
+        "inspect": inspect.command,
         "export": export.command,
         "bench": bench.command,
     }
