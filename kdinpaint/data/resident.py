@@ -153,8 +153,8 @@ class ResidentBatches:
     ) -> None:
         if seed < 0 or not 0 < min_window <= 1 or tuple(data.masks.shape[1:]) != (size, size):
             raise ConfigError(
-                f"seed={seed}, min_window={min_window}, size={size} and masks of {tuple(data.masks.shape[1:])}; expected "
-                f"a seed that is not negative, min_window in (0, 1] and masks of that size."
+                f"seed={seed}, min_window={min_window}, size={size} and masks of {tuple(data.masks.shape[1:])}; "
+                f"expected a seed that is not negative, min_window in (0, 1] and masks of that size."
             )
         self.data, self.size, self.seed = data, size, seed
         self.min_window, self.recolor, self.holes = min_window, recolor, holes

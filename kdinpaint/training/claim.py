@@ -28,9 +28,7 @@ def claim_folder(folder: Path, content: dict[str, Any]) -> None:
         make_folder(folder)
         foreign = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
         if foreign:
-            raise ConfigError(
-                f"{folder} is not empty ({', '.join(foreign[:5])}) and not a run folder; choose another."
-            )
+            raise ConfigError(f"{folder} is not empty ({', '.join(foreign[:5])}) and not a run folder; choose another.")
         write_text(path, json.dumps(content, indent=2) + "\n")
         return
     try:

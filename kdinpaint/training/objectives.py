@@ -104,7 +104,7 @@ class StudentObjective(Objective):
 
     Args:
         net: The student.
-        teacher: The trained autoencoder, or None to train without distillation.
+        teacher: The trained autoencoder, or any module with its method `encode`; None to train without distillation.
         loss: Weights of the inpainting loss.
         distill: Options of the distillation losses.
         extra: Further losses, called with (prediction, image, mask); a hook for perceptual, style or
@@ -114,7 +114,7 @@ class StudentObjective(Objective):
     def __init__(
         self,
         net: InpaintingNet,
-        teacher: AutoEncoder | None,
+        teacher: nn.Module | None,
         *,
         loss: LossConfig,
         distill: DistillConfig,

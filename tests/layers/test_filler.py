@@ -42,7 +42,7 @@ class TestFillerBlock(FillerContract):
         ),
         "serial stride": (ConfigError, "at stride 2.*mode='parallel'", lambda _: FillerBlock(4, 4, mode="serial")),
         "stride": (ConfigError, "stride is 3; expected 1 or an even number", lambda _: FillerBlock(2, 4, stride=3)),
-        "conv": (ConfigError, "conv is 'gated'", lambda _: FillerBlock(2, 4, conv="gated")),
+        "conv": (ConfigError, "conv is 'median'", lambda _: FillerBlock(2, 4, conv="median")),
         "mode": (ConfigError, "mode is 'both'", lambda _: FillerBlock(2, 4, mode="both")),
         "modulation": (ConfigError, "modulation is 'x'", lambda _: FillerBlock(2, 4, modulation="x")),
         "channels": (
