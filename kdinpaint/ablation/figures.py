@@ -1,5 +1,6 @@
 """Pictures of a result file: differences with their intervals, over steps, and by hole ratio."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -80,10 +81,8 @@ def _forest(
 ) -> bool:
     """A line a difference: thin over seeds, thick over photographs, points for single seeds."""
     rows = {name: {name: 1.0, reference: -1.0} for name in others}
-    try:
+    with contextlib.suppress(DataError):  # only some cells of a factorial grid
         rows |= {f"effect: {name}": weights for name, weights in effects(content["grid"]["cells"]).items()}
-    except DataError:
-        pass
     rows = {name: weights for name, weights in rows.items() if _seeds(content, *weights)}
     for y, weights in enumerate(rows.values()):
         found = paired_difference(content, weights, metric)
