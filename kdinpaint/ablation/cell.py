@@ -2,6 +2,7 @@
 
 import json
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from kdinpaint._core.errors import KDInpaintWarning
 from kdinpaint._core.files import write_text
 from kdinpaint.ablation.measuring import EvaluationPairs, mechanism, score
 from kdinpaint.ablation.networks import LeadingChannels, make_student, make_teacher
@@ -176,7 +178,9 @@ class CellTask:
         device = accelerator.device
         manifest = PairManifest.load(self.shared.manifest)
         pairs = EvaluationPairs.load(manifest, self.shared.held_out, channels=settings.data.channels, device=device)
-        autoencoder = cast(AutoEncoder, load_model(self.teacher / "teacher", device="cpu"))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", KDInpaintWarning)  # an over-complete teacher was asked for
+            autoencoder = cast(AutoEncoder, load_model(self.teacher / "teacher", device="cpu"))
         net = make_student(settings, self.seed)
         if student.init == "teacher":
             net.encoder.load_from(autoencoder.encoder, leading=True)

@@ -93,7 +93,7 @@ def _forest(
     axes.invert_yaxis()
     axes.set_xlabel(f"difference from {reference}, {_UNITS[metric]}")
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(loc="upper center", bbox_to_anchor=(0.4, -0.2), ncols=2, fontsize=8, frameon=False)
+        figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     figure.set_size_inches(7, 1.4 + 0.38 * len(rows))
     return True
 
@@ -132,8 +132,9 @@ def _steps(
     axes.axhline(0, color="#333333", linewidth=0.8)
     axes.set_xlabel("training step")
     axes.set_ylabel(f"difference from {reference}, {_UNITS[metric]}")
-    axes.legend(fontsize=8, frameon=False)
-    figure.set_size_inches(7, 4)
+    if some:
+        figure.legend(loc="outside right upper", fontsize=8, frameon=False)
+    figure.set_size_inches(8.5, 4)
     return some
 
 
@@ -167,6 +168,6 @@ def _holes(
     axes.set_xticks(range(len(bins)), [f"{100 * low:g}-{100 * high:g} %" for low, high in bins])
     axes.set_xlabel("hole ratio")
     axes.set_ylabel(f"difference from {reference}, {_UNITS[metric]}")
-    axes.legend(fontsize=8, frameon=False)
-    figure.set_size_inches(7, 4)
+    figure.legend(loc="outside right upper", fontsize=8, frameon=False)
+    figure.set_size_inches(8.5, 4)
     return True

@@ -163,6 +163,11 @@ _TEACHER = tuple(
     for teacher, overrides in _TEACHERS.items()
     for distilled in (False, True)
 )
+_INIT = tuple(
+    Cell(name, {**overrides, "student.init": init})
+    for init, end in (("teacher", ""), ("scratch", ", scratch"))
+    for name, overrides in ((f"plain{end}", _BARE), (f"distilled{end}", {}))
+)
 
 GRIDS: Mapping[str, Grid] = MappingProxyType(
     {
@@ -173,6 +178,9 @@ GRIDS: Mapping[str, Grid] = MappingProxyType(
             Grid("capacity", _CAPACITY, "filler", "Is the filler's gain more than its parameters?"),
             Grid("adaptive_conv", _ADAPTIVE, "plain 3x3", "Which half of the adaptive convolution matters?"),
             Grid("importance", _IMPORTANCE, "uniform", "Do learned channel weights matter?"),
+            Grid(
+                "init", _INIT, "plain", "Does the start from the teacher's encoder matter, with and without the method?"
+            ),
             Grid("teacher", _TEACHER, "trained teacher", "Does it matter what the teacher knows?"),
         )
     }

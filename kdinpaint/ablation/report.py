@@ -17,7 +17,7 @@ _MEANING = (
     "**Seeds**: 95 % interval by Student's t over one mean difference a seed; it answers what another training would "
     "give on these pairs. **Photos**: 95 % interval over the photographs measured on, differences averaged over seeds; "
     "it answers what other photographs would give with these trained networks. A difference whose interval over seeds "
-    "holds 0 is marked *noise*."
+    "holds 0 is marked *noise*. Known pixels are copied, so differences in hole PSNR are those in PSNR."
 )
 
 
@@ -79,17 +79,21 @@ def _scores(content: Mapping[str, Any], names: Sequence[str], digits: int) -> st
 
 
 def _differences(content: Mapping[str, Any], names: Sequence[str], reference: str, digits: int) -> str:
-    rows = []
-    for name in names:
-        if name == reference:
-            continue
-        texts = [name]
-        for metric, (_, base) in _METRICS.items():
-            found = _try(content, {name: 1.0, reference: -1.0}, metric, None)
-            texts += ["-", "-"] if found is None else list(_both(found, base - 2 + digits))
-        rows.append(texts)
-    header = ["cell", *(t for title, _ in _METRICS.values() for t in (f"{title}, seeds", "photos"))]
-    return _markdown(header, rows)
+    rows = {name: {name: 1.0, reference: -1.0} for name in names if name != reference}
+    return _contrasts(content, "cell", rows, digits)
+
+
+def _contrasts(content: Mapping[str, Any], title: str, rows: Mapping[str, Mapping[str, float]], digits: int) -> str:
+    """A row a contrast; hole PSNR is left out, because its differences are those of PSNR: known pixels are copied."""
+    texts = []
+    for name, weights in rows.items():
+        cells = [name]
+        for metric in ("psnr", "ssim"):
+            found = _try(content, weights, metric, None)
+            cells += ["-", "-"] if found is None else _both(found, _METRICS[metric][1] - 2 + digits)
+        texts.append(cells)
+    header = [title, *(t for metric in ("psnr", "ssim") for t in (f"{_METRICS[metric][0]}, seeds", "photos"))]
+    return _markdown(header, texts)
 
 
 def _try(
@@ -136,13 +140,8 @@ def _effects(content: Mapping[str, Any], digits: int) -> str:
         wanted = effects(content["grid"]["cells"])
     except DataError:
         return ""
-    rows = []
-    for effect, weights in wanted.items():
-        found = _try(content, weights, "psnr", None), _try(content, weights, "hole_psnr", None)
-        rows.append([effect, *(text for f in found for text in (("-", "-") if f is None else _both(f, digits)))])
-    header = ["effect", "PSNR, dB, seeds", "photos", "hole PSNR, dB, seeds", "photos"]
     note = "\n\nA main effect is with less without; *a x b* is the effect of a with b less that without."
-    return _markdown(header, rows) + note if rows else ""
+    return _contrasts(content, "effect", wanted, digits) + note if wanted else ""
 
 
 def _mechanism(content: Mapping[str, Any], names: Sequence[str]) -> str:
