@@ -13,7 +13,7 @@ from torch import nn
 
 from kdinpaint._core.errors import KDInpaintWarning
 from kdinpaint._core.files import write_text
-from kdinpaint.ablation.measuring import EvaluationPairs, mechanism, score
+from kdinpaint.ablation.measuring import EvaluationPairs, mechanism, quick_score, score
 from kdinpaint.ablation.networks import LeadingChannels, make_student, make_teacher
 from kdinpaint.ablation.settings import CellSettings
 from kdinpaint.data import PairManifest, ResidentBatches, ResidentData
@@ -243,10 +243,10 @@ class _Curve:
         if not self.every or (stage.step % self.every and stage.step != self.steps):
             return
         began = time.monotonic()
-        metrics = score(cast(InpaintingNet, stage.ema.module), self.pairs).summary()["overall"]["metrics"]
+        metrics = quick_score(cast(InpaintingNet, stage.ema.module), self.pairs)
         # A run that was killed may come past steps that it has measured before.
         self.points = [point for point in self.points if point["step"] < stage.step]
-        point = {name: round(value["mean"], 5) for name, value in metrics.items()}
+        point = {name: round(value, 5) for name, value in metrics.items()}
         self.points.append({"step": stage.step, **point, "seconds": round(time.monotonic() - began, 2)})
         write_text(self.path, json.dumps(self.points) + "\n")
 

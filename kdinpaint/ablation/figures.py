@@ -112,7 +112,7 @@ def _steps(
         curves = []
         for seed in _seeds(content, name, reference):
             ours, theirs = (
-                {point["step"]: point[metric] for point in content["results"][cell][seed]["curve"]}
+                {point["step"]: point[metric] for point in content["results"][cell][seed]["curve"] if metric in point}
                 for cell in (name, reference)
             )
             curves.append({step: ours[step] - theirs[step] for step in sorted(ours.keys() & theirs.keys())})

@@ -107,7 +107,8 @@ def _try(
 
 
 def _both(found: Difference, digits: int) -> tuple[str, str]:
-    return _signed(found.seeds, digits) + ("" if found.seeds.clear else " *noise*"), _range(found.pairs, digits)
+    noise = found.seeds.low is not None and not found.seeds.clear
+    return _signed(found.seeds, digits) + (" *noise*" if noise else ""), _range(found.pairs, digits)
 
 
 def _signed(value: Interval, digits: int) -> str:
@@ -115,7 +116,7 @@ def _signed(value: Interval, digits: int) -> str:
 
 
 def _range(value: Interval, digits: int) -> str:
-    return "[one]" if value.low is None else f"[{value.low:+.{digits}f}, {value.high:+.{digits}f}]"
+    return "(one)" if value.low is None else f"[{value.low:+.{digits}f}, {value.high:+.{digits}f}]"
 
 
 def _bins(content: Mapping[str, Any]) -> list[tuple[float, float]]:

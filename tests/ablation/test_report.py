@@ -59,7 +59,9 @@ def test_effects_are_there_for_a_complete_factorial_only() -> None:
 
 
 def test_one_seed_has_no_interval() -> None:
-    assert "[one]" in report(result({"plain": {}, "ours": {}}, seeds=1))
+    text = report(result({"plain": {}, "ours": {}}, seeds=1))
+    assert "(one)" in text
+    assert not any("noise" in line for line in text.splitlines() if line.startswith("|"))
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
