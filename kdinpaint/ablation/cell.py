@@ -204,6 +204,7 @@ class CellTask:
         cost = model_cost(trained, pairs.image[:1], pairs.mask[:1])
         result = {
             **_table(score(trained, pairs)),
+            "teacher": self.teacher.name,
             "curve": curve.points,
             "mechanism": mechanism(trained, teacher, objective if distills else None, pairs),
             "parameters": cost.parameters,

@@ -89,6 +89,16 @@ class ReportConfig:
     """Write the tables to this file instead of the terminal."""
     figures: Path | None = None
     """Also draw pictures into this folder."""
+    features: Path | None = None
+    """Also draw what the encoders know inside the hole into this PNG; needs the folder of the ablation."""
+    cells: tuple[str, ...] = ()
+    """Cells of that picture; all by default."""
+    seed: int | None = None
+    """Seed of that picture; the first by default."""
+    held_out: Path | None = None
+    """Folder of the photos that were measured on; those inside scikit-image by default."""
+    work: Path | None = None
+    """Folder of the ablation; beside the result file by default."""
 
 
 def command(config: Annotated[AblateConfig, tyro.conf.arg(name="")]) -> None:
@@ -118,6 +128,17 @@ def report_command(config: Annotated[ReportConfig, tyro.conf.arg(name="")]) -> N
 
         for path in draw_figures(content, config.figures, reference=config.reference):
             print(path)
+    if config.features is not None:
+        from kdinpaint.ablation.features import draw_features
+
+        held_out = demo_photos().held_out if config.held_out is None else list_images(config.held_out)
+        work = config.work or _work(config.result)
+        draw_features(content, work, held_out, config.features, cells=config.cells, seed=config.seed)
+        print(config.features)
+
+
+def _work(result: Path) -> Path:
+    return result.with_name(result.stem + ".work")
 
 
 def run_grid(config: AblateConfig) -> dict[str, Any]:
@@ -130,7 +151,7 @@ def run_grid(config: AblateConfig) -> dict[str, Any]:
         base=_base(config),
         photos=photos,
         held_out=held_out,
-        work=config.work or config.out.with_name(config.out.stem + ".work"),
+        work=config.work or _work(config.out),
         seeds=config.seeds,
         masks=config.masks,
         polarity=config.polarity,

@@ -5,11 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from tiny_run import write_photos
 
-from kdinpaint._core.errors import ConfigError, KDInpaintError
+from kdinpaint._core.errors import ConfigError, DataError, KDInpaintError
 from kdinpaint.ablation import AblationPlan, Cell, CellSettings, Grid, change, run_ablation
 from kdinpaint.ablation.cell import CellTask
+from kdinpaint.ablation.features import draw_features
 from kdinpaint.cli.main import main
 
 CROSS = "student.distill.cross"
@@ -85,6 +87,18 @@ def test_what_is_done_is_not_done_again(
     content, work = finished
     monkeypatch.setattr(CellTask, "run", lambda *_: pytest.fail("nothing is left to do"))
     assert numbers(run_ablation(plan(photos, work))) == numbers(content)
+
+
+def test_the_feature_picture(finished: tuple[dict, Path], photos: list[Path], tmp_path: Path) -> None:
+    content, work = finished
+    gaps = draw_features(content, work, photos[4:], tmp_path / "ghost.png", seed=1)
+    assert {name: len(levels) for name, levels in gaps.items()} == {"off": 2, "on": 2}
+    with Image.open(tmp_path / "ghost.png") as image:
+        assert image.width > 500
+    with pytest.raises(ConfigError, match="no result for seed 1; did you mean on"):
+        draw_features(content, work, photos[4:], tmp_path / "x.png", cells=["onn"], seed=1)
+    with pytest.raises(DataError, match="another manifest"):
+        draw_features({**content, "manifest": "0"}, work, photos[4:], tmp_path / "x.png")
 
 
 def test_other_settings_are_refused_in_the_same_folder(finished: tuple[dict, Path], photos: list[Path]) -> None:
