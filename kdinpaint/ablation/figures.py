@@ -10,7 +10,7 @@ import numpy as np
 from kdinpaint._core.errors import ConfigError, DataError
 from kdinpaint._core.files import atomic_path
 from kdinpaint._core.optional import require
-from kdinpaint.ablation.statistics import Interval, effects, interval, paired_difference
+from kdinpaint.ablation.statistics import Interval, effects, paired_difference
 from kdinpaint.ablation.values import near
 
 __all__ = ["draw_figures"]
@@ -106,7 +106,7 @@ def _steps(
     reference: str,
     metric: str,
 ) -> bool:
-    """The paired difference while the networks train: mean over seeds, band over their interval."""
+    """The paired difference while the networks train: mean over seeds, and each seed as a thin line."""
     some = False
     for number, name in enumerate(others):
         curves = []
@@ -120,15 +120,10 @@ def _steps(
         if not steps:
             continue
         some = True
-        bands = [interval([curve[step] for curve in curves]) for step in steps]
         color = _COLORS[number % len(_COLORS)]
-        axes.plot(steps, [band.mean for band in bands], color=color, label=name)
-        if bands[0].low is not None:
-            axes.fill_between(
-                steps, [b.low for b in bands], [b.high for b in bands], color=color, alpha=0.1, linewidth=0
-            )
-            means = np.array([band.mean for band in bands])
-            axes.set_ylim(*_limits(axes, means))
+        for curve in curves if len(curves) > 1 else ():
+            axes.plot(steps, [curve[step] for step in steps], color=color, linewidth=0.6, alpha=0.5)
+        axes.plot(steps, [np.mean([curve[step] for curve in curves]) for step in steps], color=color, label=name)
     axes.axhline(0, color="#333333", linewidth=0.8)
     axes.set_xlabel("training step")
     axes.set_ylabel(f"difference from {reference}, {_UNITS[metric]}")
@@ -136,13 +131,6 @@ def _steps(
         figure.legend(loc="outside right upper", fontsize=8, frameon=False)
     figure.set_size_inches(8.5, 4)
     return some
-
-
-def _limits(axes: Any, means: Any) -> tuple[float, float]:  # noqa: ANN401
-    """Keep the means readable where intervals of two or three seeds are wide."""
-    lines = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for line in axes.get_lines()] + [means, [0.0]])
-    margin = max(0.5 * float(np.ptp(lines)), 1e-3)
-    return float(lines.min()) - margin, float(lines.max()) + margin
 
 
 def _holes(
