@@ -3,7 +3,7 @@
 The grid is data. Every cell of a seed sees the same teacher, crops, holes and order, and starts from the same weights
 wherever two cells share a layer; differences are paired, and told with their intervals.
 
-python examples/ablation.py            half an hour on a CPU, photographs from scikit-image
+python examples/ablation.py            long on a CPU, photographs from scikit-image; see --work
 python examples/ablation.py --smoke    seconds; the numbers mean nothing
 """
 
