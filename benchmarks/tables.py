@@ -262,6 +262,22 @@ def training_step(content: dict[str, Any]) -> str:
     )
 
 
+def ablation(content: dict[str, Any]) -> str:
+    from kdinpaint.ablation import report
+
+    name = content["grid"]["name"]
+    pictures = [
+        f"![{what}](../images/{name}_{kind}.png)\n"
+        for kind, what in (
+            ("forest", "Paired differences with their intervals"),
+            ("steps", "Paired differences over training steps"),
+            ("holes", "Paired differences by hole ratio"),
+        )
+        if (ROOT / "docs" / "images" / f"{name}_{kind}.png").exists()
+    ]
+    return "\n".join([report(content), *pictures])
+
+
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "model_cost": ("cost.md", model_cost),
     "plain_vs_distilled_bundled": ("results.md", plain_vs_distilled),
@@ -270,6 +286,10 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "adaptive_conv_gpu": ("speed.md", adaptive_conv),
     "training_step_cpu": ("speed.md", training_step),
     "training_step_gpu": ("speed.md", training_step),
+    **{
+        f"ablation_{grid}": ("what_helps.md", ablation)
+        for grid in ("parts", "factorial", "capacity", "adaptive_conv", "importance", "teacher")
+    },
 }
 """By name of the result file: the page that shows it, and how. Without the file the page says so."""
 

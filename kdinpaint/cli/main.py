@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _commands() -> dict[str, Callable[..., Any]]:
     # Imported here, so that `kdinpaint` without the extra says what to install.
-    from kdinpaint.cli import bench, demo, evaluate, export, inpaint, inspect, train
+    from kdinpaint.cli import ablate, bench, demo, evaluate, export, inpaint, inspect, train
 
     return {
         "demo": demo.command,
@@ -44,6 +44,8 @@ def _commands() -> dict[str, Callable[..., Any]]:
         "inpaint": inpaint.command,
         "inspect": inspect.command,
         "export": export.command,
+        "ablate": ablate.command,
+        "ablate-report": ablate.report_command,
         "bench": bench.command,
     }
 

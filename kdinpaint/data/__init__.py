@@ -9,6 +9,7 @@ from kdinpaint.data.pair_build import common_folder
 from kdinpaint.data.pair_dataset import ManifestPairs, Pair
 from kdinpaint.data.pair_entry import PairEntry
 from kdinpaint.data.photos import PhotoFolder
+from kdinpaint.data.resident import ResidentBatches, ResidentData
 from kdinpaint.data.samples import TrainingSamples
 
 __all__ = [
@@ -20,6 +21,8 @@ __all__ = [
     "PairEntry",
     "PairManifest",
     "PhotoFolder",
+    "ResidentBatches",
+    "ResidentData",
     "TrainingSamples",
     "common_folder",
     "demo_photos",

@@ -78,8 +78,9 @@ class DistillConfig:
     """Weight of cross distillation (Eq. 1); 0 switches it off."""
     self_distill: float = 0.1
     """Weight of self distillation (Eq. 2); 0 switches it off."""
-    importance: Literal["meta", "uniform", "joint"] = "meta"
-    """Channel weights: meta-learned; 1/C; or trained with the loss itself, which collapses (an ablation)."""
+    importance: Literal["meta", "uniform", "random", "joint"] = "meta"
+    """Channel weights: meta-learned; 1/C; drawn once and fixed, or trained with the loss itself, which collapses (both
+    for ablations)."""
     scale: Literal["teacher_std", "none"] = "teacher_std"
     """Divide features by the running per-channel deviation of the target."""
     reduction: Literal["mean", "sum"] = "mean"

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdinpaint.distill import CrossDistillLoss, FrozenTeacher, MetaLearner, SelfDistillLoss
+from kdinpaint.distill import CrossDistillLoss, FrozenTeacher, MetaLearner, SelfDistillLoss, TransferImportancePredictor
 from kdinpaint.models import AutoEncoder, InpaintingNet
 from kdinpaint.ops import masked_channel_mean
 from kdinpaint.training.config import DistillConfig, LossConfig
@@ -104,7 +104,7 @@ class StudentObjective(Objective):
 
     Args:
         net: The student.
-        teacher: The trained autoencoder, or None to train without distillation.
+        teacher: The trained autoencoder, or any module with its method `encode`; None to train without distillation.
         loss: Weights of the inpainting loss.
         distill: Options of the distillation losses.
         extra: Further losses, called with (prediction, image, mask); a hook for perceptual, style or
@@ -114,7 +114,7 @@ class StudentObjective(Objective):
     def __init__(
         self,
         net: InpaintingNet,
-        teacher: AutoEncoder | None,
+        teacher: nn.Module | None,
         *,
         loss: LossConfig,
         distill: DistillConfig,
@@ -143,6 +143,8 @@ class StudentObjective(Objective):
             if use and distill.self_distill
             else None
         )
+        if distill.importance == "random":
+            self._freeze_random_importance()
         predictors = [
             p for term in (self.cross, self.self_distill) if term is not None for p in term.predictors.parameters()
         ]
@@ -157,10 +159,18 @@ class StudentObjective(Objective):
             else None
         )
 
+    def _freeze_random_importance(self) -> None:
+        """Channel weights that no image and no training changes: a softmax of normal numbers."""
+        for term in (self.cross, self.self_distill):
+            for predictor in () if term is None else term.predictors:
+                predictor.requires_grad_(False)
+                assert isinstance(predictor, TransferImportancePredictor)
+                nn.init.normal_(predictor.linear.bias)
+
     def trainable(self) -> list[nn.Parameter]:
-        """All parameters but those the meta-learner owns."""
+        """All parameters but those the meta-learner owns and those that stay fixed."""
         meta = {id(p) for p in self.meta.predictors} if self.meta is not None else set()
-        return [p for p in self.parameters() if id(p) not in meta]
+        return [p for p in self.parameters() if p.requires_grad and id(p) not in meta]
 
     def forward(self, batch: Mapping[str, Tensor], progress: float) -> Losses:
         """See `Objective`."""

@@ -22,7 +22,7 @@ class TestInpaintingNet(ModuleContract):
         "no levels": (ConfigError, r"channels is \(\); expected the width", lambda _: InpaintingNet(channels=())),
         "empty level": (ConfigError, "each at least 1", lambda _: InpaintingNet(channels=(0, 4))),
         "filler": (ConfigError, "filler is 'both'", lambda _: InpaintingNet(filler="both")),
-        "filler_conv": (ConfigError, "conv is 'gated'", lambda _: InpaintingNet(filler_conv="gated")),
+        "filler_conv": (ConfigError, "conv is 'median'", lambda _: InpaintingNet(filler_conv="median")),
         "attention": (ConfigError, "fusion is 'x'", lambda _: InpaintingNet(attention="x")),
         "channels": (ShapeError, "image has 1 channels.*expected 3", lambda t: t.build()(IMAGE[:, :1], MASK)),
         "image": (ShapeError, "image is .*expected", lambda t: t.build()(IMAGE[0], MASK)),

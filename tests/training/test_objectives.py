@@ -146,3 +146,18 @@ def test_empty_holes_give_finite_losses_and_gradients() -> None:
     stage.backward(losses, 0, lambda loss: loss.backward())
     assert torch.isfinite(losses.total)
     assert all(torch.isfinite(p.grad).all() for p in stage.net.parameters() if p.grad is not None)
+
+
+def test_random_importance_is_fixed_uneven_and_the_same_for_every_image() -> None:
+    stage = objective(importance="random", self_distill=0.0)
+    assert stage.meta is None
+    assert stage.cross is not None
+    predictors = {id(p) for p in stage.cross.predictors.parameters()}
+    assert not predictors & {id(p) for p in stage.trainable()}
+    data = batch()
+    weights = stage.cross.importance(stage.teacher(data["image"]), data["mask"])
+    assert all(torch.equal(w[0], w[1]) for w in weights)
+    assert all(float(w.std()) > 0.01 for w in weights)
+    losses = stage(data, 0.5)
+    stage.backward(losses, 0, lambda loss: loss.backward())
+    assert all(p.grad is None for p in stage.cross.predictors.parameters())
