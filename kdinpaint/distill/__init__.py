@@ -5,8 +5,9 @@ The losses take tensors and lists of tensors; none of them needs a kdinpaint mod
 
 from kdinpaint.distill.cross import CrossDistillLoss
 from kdinpaint.distill.health import effective_channels, importance_correlation, importance_health
+from kdinpaint.distill.hypergradient import channel_alignment
 from kdinpaint.distill.importance import TransferImportancePredictor
-from kdinpaint.distill.meta import MetaLearner, channel_alignment
+from kdinpaint.distill.meta import MetaLearner
 from kdinpaint.distill.self_distill import SelfDistillLoss
 from kdinpaint.distill.teacher import FrozenTeacher
 
