@@ -51,7 +51,8 @@ def importance_health(weights: Sequence[Tensor], distances: Sequence[Tensor]) ->
     Returns:
         {"effective_share": in (0, 1], "correlation": in [-1, 1]}.
     """
-    shares = [w / w.sum(1, keepdim=True).clamp_min(1e-30) for w in weights]
+    wide = [w.to(torch.promote_types(w.dtype, torch.float32)) for w in weights]
+    shares = [w / w.sum(1, keepdim=True).clamp_min(1e-30) for w in wide]
     share = torch.stack([effective_channels(w) / w.shape[1] for w in shares]).mean()
     correlation = torch.stack([importance_correlation(w, d) for w, d in zip(weights, distances, strict=True)]).mean()
     return {"effective_share": float(share), "correlation": float(correlation)}

@@ -155,8 +155,9 @@ def aligned(bilevel: Bilevel, direction: Sequence[Tensor | None], epsilon: float
     aligners: list[Tensor] = []
     if wanted:
         # The student's features are fixed, so the two graphs hold the aligners only.
-        change = (bilevel.match(bilevel.importance, minus) - bilevel.match(bilevel.importance, plus)) / (2 * step)
-        aligners = _filled(_gradient(change, bilevel.aligners), bilevel.aligners)
+        with bilevel.replay.evaluation(grad=True):
+            change = (bilevel.match(bilevel.importance, minus) - bilevel.match(bilevel.importance, plus)) / (2 * step)
+            aligners = _filled(_gradient(change, bilevel.aligners), bilevel.aligners)
     return Hypergradient(slopes, aligners, [(a + b).detach() / 2 for a, b in zip(plus, minus, strict=True)])
 
 

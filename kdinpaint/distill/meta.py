@@ -195,7 +195,8 @@ class MetaLearner:
             if rho.requires_grad
         ]
         if learned and self.predictors:
-            torch.autograd.backward([r for r, _ in learned], [g for _, g in learned], inputs=self.predictors)
+            with torch.autocast(self.predictors[0].device.type, enabled=False):
+                torch.autograd.backward([r for r, _ in learned], [g for _, g in learned], inputs=self.predictors)
             _sum([p.grad for p in self.predictors if p.grad is not None])
         if self.aligners:
             totals = [torch.stack(parts).sum(0) for parts in zip(*(f.aligners for _, f in self._pending), strict=True)]

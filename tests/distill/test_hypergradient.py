@@ -75,7 +75,9 @@ def test_lookahead_is_one_step_without_task_step_on_a_quadratic():
     torch.testing.assert_close(found.importance[0][0], exact)
     with Replay([toy.leaf]) as replay:
         found = aligned(toy.bilevel(replay, factor=0.7), toy.bilevel(replay, 0.7).task_gradient()[1], 1e-3)
-    torch.testing.assert_close(found.importance[0][0], -0.7 * 2 * (toy.theta - toy.t) * (toy.matrix @ toy.theta - toy.b))
+    torch.testing.assert_close(
+        found.importance[0][0], -0.7 * 2 * (toy.theta - toy.t) * (toy.matrix @ toy.theta - toy.b)
+    )
 
 
 class Student(nn.Module):
@@ -184,9 +186,7 @@ def test_lookahead_is_the_finite_difference_of_one_step(options):
     problem = Procedure(**options)
     steps = VirtualSteps(0.05, 1)
     gradients, leaves = problem.hypergradient(lambda b: looked_ahead(b, steps, 1e-4))
-    for gradient, (difference, v) in zip(
-        gradients, problem.differences(leaves, steps, task_step=False), strict=True
-    ):
+    for gradient, (difference, v) in zip(gradients, problem.differences(leaves, steps, task_step=False), strict=True):
         assert steps.lr * (gradient * v).sum().item() == pytest.approx(difference, rel=1e-4, abs=1e-9)
 
 
