@@ -137,7 +137,7 @@ class Run:
         """
         if teacher is not None and config.init == "teacher":
             net.encoder.load_from(teacher.encoder)
-        distills = config.distill.cross or config.distill.self_distill
+        distills = config.distill.cross or config.distill.self_distill or config.distill.attention_transfer
         objective = StudentObjective(
             net, teacher if distills else None, loss=config.loss, distill=config.distill, extra=extra
         )

@@ -202,7 +202,9 @@ def test_the_three_agree_where_virtual_steps_are_short():
 def test_the_step_on_the_task_must_lower_it():
     problem = Procedure()
     before = [p.clone() for p in problem.parameters]
-    with Replay(problem.parameters) as replay, pytest.warns(KDInpaintWarning, match=r"raised it.*inner_lr \(now 50"):
-        rho = [r.detach() for r in problem.importance()]
-        assert unrolled(Bilevel(replay, problem.distances, rho, [1.0], problem.task), VirtualSteps(50.0)) is None
+    rho = [r.detach() for r in problem.importance()]
+    with Replay(problem.parameters) as replay:
+        bilevel = Bilevel(replay, problem.distances, rho, [1.0], problem.task)
+        with pytest.warns(KDInpaintWarning, match=r"raised it.*inner_lr \(now 50"):
+            assert unrolled(bilevel, VirtualSteps(50.0)) is None
     assert all(torch.equal(p, b) for p, b in zip(problem.parameters, before, strict=True))

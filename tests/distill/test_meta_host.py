@@ -136,7 +136,7 @@ def test_velocity_reaches_the_virtual_steps():
 
 @pytest.mark.parametrize("method", METHODS)
 def test_parts_of_a_batch_make_the_update_of_the_whole(method):
-    # Batch statistics and the two losses must not mix the parts: eval mode, and the task's direction is given by itself.
+    # Batch statistics must not mix the parts, hence eval mode; the direction is that of the whole batch.
     whole, parts = Problem(method, dropout=0.0), Problem(method, dropout=0.0)
     for problem in (whole, parts):
         problem.host.eval()

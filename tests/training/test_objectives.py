@@ -62,8 +62,8 @@ def test_student_loss_is_the_weighted_sum_of_its_parts() -> None:
 def test_schedule_of_distillation() -> None:
     stage = objective(cross=0.3, self_distill=0.2, self_ramp=0.2, off_last=0.1)
     factors = [stage._factors(progress) for progress in (0.0, 0.1, 0.2, 0.85, 0.95)]
-    assert [cross for cross, _ in factors] == [0.3, 0.3, 0.3, 0.3, 0.0]
-    assert [own for _, own in factors] == pytest.approx([0.0, 0.1, 0.2, 0.2, 0.0])
+    assert [f["cross"] for f in factors] == [0.3, 0.3, 0.3, 0.3, 0.0]
+    assert [f["self"] for f in factors] == pytest.approx([0.0, 0.1, 0.2, 0.2, 0.0])
     assert "self" not in stage(batch(), 0.0).parts
     assert set(stage(batch(), 0.95).parts) == {"task"}
 
