@@ -23,11 +23,11 @@ class MetaLearner:
     The student $\theta$ descends a matching loss $L_m(\theta, \rho) = \sum_l \lambda_l \frac{1}{B} \sum_{bc}
     \rho^l_{bc} d^l_{bc}(\theta)$; the predictors behind $\rho$ descend the task loss $L_o$ of the student that results.
     The three methods differ in which student that is, and so in cost (in forward passes F of the student, where
-    an ordinary step is about 3 F; the page on meta-learning has measured ones):
+    an ordinary step is about 3 F; the page "Forms of distillation" has measured ones):
 
     - "align": after an infinitesimal step, $\partial L_o / \partial \rho_{bc} \propto -\lambda \langle \nabla_\theta
       d_{bc}, v \rangle$ with $v = \nabla L_o(\theta)$. All products come from two forward passes without gradients
-      (`kdinpaint.distill.channel_alignment`) and v from the ordinary step. First order: any operator will do. 2 F.
+      (`kdinpaint.distill.channel_alignment`). First order: any operator will do. 2 F, and 2 F for v.
     - "lookahead": after one step of length `inner_lr`, the same with v at $\theta - \eta \nabla_\theta L_m$: exact for
       that step, still first order. 8 F.
     - "l2t": after `inner_steps` SGD steps on $L_m$ and one on $L_o$, exactly, in reverse mode (Jang et al. 2019,

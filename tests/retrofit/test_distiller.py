@@ -268,23 +268,6 @@ def test_meta_step_trains_the_predictors_alone():
     assert all(bool(p.any()) and not p.requires_grad for p in guide.predictors())
 
 
-@pytest.mark.parametrize("method", ["lookahead", "l2t"])
-def test_meta_step_by_looking_ahead(method):
-    student = Student(norm=True, dropout=0.3)
-    guide = build(student, teacher=teacher_net((6, 10)))
-    meta = MetaLearner(guide.predictors(), method=method, every=1, lr=0.05)
-    kept = {name: value.clone() for name, value in [*student.state_dict().items(), *named(guide.trainable())]}
-    random = torch.get_rng_state()
-    given = {"image": TRUTH, "mask": MASK}
-    with pytest.raises(ConfigError, match="pass task="):
-        guide.meta_step(meta, None, X, **given)
-    assert guide.meta_step(meta, None, X, **given, task=lambda out: F.l1_loss(out, TRUTH)) is not None
-    assert_equal({**student.state_dict(), **dict(named(guide.trainable()))}, kept)
-    assert torch.equal(torch.get_rng_state(), random)
-    assert all(p.grad is None for p in guide.parameters())
-    assert all(bool(p.any()) and not p.requires_grad for p in guide.predictors())
-
-
 def named(parameters):
     return [(f"own.{n}", p.detach()) for n, p in enumerate(parameters)]
 
