@@ -195,8 +195,12 @@ class MetaLearner:
             if rho.requires_grad
         ]
         if learned and self.predictors:
+            roots, cotangents = [r for r, _ in learned], [g for _, g in learned]
+            # Not `backward`, which would set off the hooks of data-parallel wrappers outside of their pass.
             with torch.autocast(self.predictors[0].device.type, enabled=False):
-                torch.autograd.backward([r for r, _ in learned], [g for _, g in learned], inputs=self.predictors)
+                slopes = torch.autograd.grad(roots, self.predictors, cotangents, allow_unused=True)
+            for predictor, slope in zip(self.predictors, slopes, strict=True):
+                predictor.grad = slope
             _sum([p.grad for p in self.predictors if p.grad is not None])
         if self.aligners:
             totals = [torch.stack(parts).sum(0) for parts in zip(*(f.aligners for _, f in self._pending), strict=True)]
