@@ -186,7 +186,7 @@ class CellTask:
             net.encoder.load_from(autoencoder.encoder, leading=True)
         teacher: nn.Module = LeadingChannels(autoencoder, net.channels).eval().to(device)
         torch.manual_seed(self.seed)
-        distills = student.distill.cross or student.distill.self_distill
+        distills = student.distill.active
         objective = StudentObjective(net, teacher if distills else None, loss=student.loss, distill=student.distill)
         curve = _Curve(self.folder / "curve.json", self.shared, pairs, student.optim.steps, progress)
         stage = Stage(

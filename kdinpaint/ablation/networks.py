@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from kdinpaint._core.errors import ConfigError, KDInpaintWarning
 from kdinpaint.ablation.grids import Grid
 from kdinpaint.ablation.settings import CellSettings
-from kdinpaint.models import AutoEncoder, InpaintingNet, create_model
+from kdinpaint.models import AttentionMap, AutoEncoder, InpaintingNet, create_model
+from kdinpaint.models.decoder import Decoder
 
 __all__ = ["LeadingChannels", "make_student", "make_teacher", "match_sizes", "parameters_of"]
 
@@ -32,7 +33,20 @@ class LeadingChannels(nn.Module):
 
     def encode(self, image: Tensor) -> list[Tensor]:
         """As `AutoEncoder.encode`."""
-        return [f[:, :width] for f, width in zip(self.teacher.encode(image), self.channels, strict=True)]
+        return self._cut(self.teacher.encode(image))
+
+    def attend(self, image: Tensor) -> tuple[list[Tensor], AttentionMap]:
+        """As `AutoEncoder.attend`."""
+        features, attention = self.teacher.attend(image)
+        return self._cut(features), attention
+
+    @property
+    def decoder(self) -> Decoder:
+        """The teacher's."""
+        return self.teacher.decoder
+
+    def _cut(self, features: list[Tensor]) -> list[Tensor]:
+        return [f[:, :width] for f, width in zip(features, self.channels, strict=True)]
 
 
 def make_student(settings: CellSettings, seed: int) -> InpaintingNet:
@@ -47,8 +61,9 @@ def make_student(settings: CellSettings, seed: int) -> InpaintingNet:
 
 
 def _student(settings: CellSettings) -> InpaintingNet:
+    filler = {} if settings.student.filler == "model" else {"filler": settings.student.filler}
     try:
-        net = create_model(settings.model, in_channels=settings.data.channels, **settings.options)
+        net = create_model(settings.model, in_channels=settings.data.channels, **filler, **settings.options)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{settings.model} with {dict(settings.options)} cannot be built: {error}") from error
     return cast(InpaintingNet, net)
@@ -68,6 +83,7 @@ def make_teacher(settings: CellSettings, seed: int) -> AutoEncoder:
             channels,
             blocks=built.get("blocks", 1),
             head_channels=built.get("head_channels", 16),
+            attention="fuse" if settings.teacher.attention else None,
         )
     _draw_weights(net, seed)
     return net

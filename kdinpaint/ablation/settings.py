@@ -27,6 +27,8 @@ class TeacherSettings:
     code_channels: int | None = None
     """Channels of its deepest level instead of the student's; the student imitates the leading ones. From 3 * 4^L on
     the teacher is over-complete and can copy."""
+    attention: bool = False
+    """Attention in its decoder, which `student.distill.attention_transfer` needs."""
     optim: OptimConfig = _TEACHER_OPTIM
 
 

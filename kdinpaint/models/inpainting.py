@@ -10,7 +10,7 @@ from kdinpaint._core.checks import check_choice, check_feature, check_mask
 from kdinpaint._core.errors import ConfigError
 from kdinpaint.layers.attention import AttentionFusion
 from kdinpaint.layers.filler import FillerBlock, FillerConv, FillerRegion
-from kdinpaint.models.decoder import Decoder
+from kdinpaint.models.decoder import AttentionMap, Decoder
 from kdinpaint.models.encoder import Encoder
 from kdinpaint.models.hub import HubModel
 from kdinpaint.models.padding import crop_to, pad_to_multiple
@@ -143,23 +143,34 @@ class InpaintingNet(nn.Module, HubModel):
     def forward(
         self, image: Tensor, mask: Tensor, *, return_features: Literal[True]
     ) -> tuple[Tensor, list[Tensor]]: ...
+    @overload
     def forward(
-        self, image: Tensor, mask: Tensor, *, return_features: bool = False
-    ) -> Tensor | tuple[Tensor, list[Tensor]]:
+        self, image: Tensor, mask: Tensor, *, return_features: Literal[True], return_attention: Literal[True]
+    ) -> tuple[Tensor, list[Tensor], AttentionMap]: ...
+    def forward(
+        self, image: Tensor, mask: Tensor, *, return_features: bool = False, return_attention: bool = False
+    ) -> Tensor | tuple[Tensor, list[Tensor]] | tuple[Tensor, list[Tensor], AttentionMap]:
         """Predict the whole image; use `kdinpaint.ops.composite` to keep the known pixels.
 
         Args:
             image: (B, C, H, W) in [0, 1]; any size.
             mask: (B, 1, H, W), 1 = hole, float or bool.
             return_features: Also return the encoder features, for distillation.
+            return_attention: Also return the features and what the decoder's attention did, for its transfer.
 
         Raises:
             ShapeError: Shapes do not fit each other or the network.
+            ConfigError: `return_attention` from a network without attention.
         """
         check_feature(image, "image", channels=self.in_channels)
         check_mask(mask, image)
         x, hole = self.prepare(image, mask)
         features: list[Tensor] = self.encoder(x, hole)
-        out: Tensor = self.decoder(features, x, hole)
+        tapped: list[AttentionMap] | None = [] if return_attention else None
+        out: Tensor = self.decoder(features, x, hole, tapped=tapped)
         out = crop_to(out, (image.shape[-2], image.shape[-1]))
-        return (out, features) if return_features else out
+        if tapped is None:
+            return (out, features) if return_features else out
+        if not tapped:
+            raise ConfigError("this network has no attention to return; build it with attention='fuse'.")
+        return out, features, tapped[0]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -46,6 +46,8 @@ def make_accelerator(runtime: RuntimeConfig, mixed_precision: str, logs: Path) -
         mixed_precision=mixed_precision,
         log_with="tensorboard",
         project_dir=str(logs),
+        # What the meta-learner owns, and what a schedule switches off, gets no gradient.
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
 
 

@@ -109,9 +109,8 @@ class Run:
         """
         if teacher is not None and config.init == "teacher":
             net.encoder.load_from(teacher.encoder)
-        distills = config.distill.cross or config.distill.self_distill
         objective = StudentObjective(
-            net, teacher if distills else None, loss=config.loss, distill=config.distill, extra=extra
+            net, teacher if config.distill.active else None, loss=config.loss, distill=config.distill, extra=extra
         )
         return cast(InpaintingNet, self._train(name, objective, config.optim, masks=True))
 
