@@ -11,6 +11,7 @@ from kdinpaint._core.files import atomic_path
 from kdinpaint._core.optional import require
 from kdinpaint.data import ManifestPairs
 from kdinpaint.models import AutoEncoder, InpaintingNet
+from kdinpaint.models.comparators import Comparator
 from kdinpaint.ops import composite, resize_mask
 
 __all__ = ["relative_hole_gap", "spread_over_ratios", "write_contact_sheet", "write_feature_figure"]
@@ -29,7 +30,7 @@ def spread_over_ratios(pairs: ManifestPairs, count: int, *, smallest: float = 0.
 
 @torch.inference_mode()
 def write_contact_sheet(
-    path: Path, models: Mapping[str, InpaintingNet], pairs: ManifestPairs, *, rows: int = 8
+    path: Path, models: Mapping[str, InpaintingNet | Comparator], pairs: ManifestPairs, *, rows: int = 8
 ) -> None:
     """A PNG with one row a pair: input, the result of each model, truth.
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from kdinpaint.distill import CrossDistillLoss, FrozenTeacher, MetaLearner, SelfDistillLoss
 from kdinpaint.models import AutoEncoder, InpaintingNet
+from kdinpaint.models.comparators import Comparator
 from kdinpaint.ops import masked_channel_mean
 from kdinpaint.training.config import DistillConfig, LossConfig
 
@@ -51,9 +52,10 @@ class Losses:
 
 
 class Objective(nn.Module):
-    """Base: `net` is the network that is trained, averaged and kept."""
+    """Base: `net` is the network that is trained, averaged and kept; `betas` are those of its Adam."""
 
-    net: AutoEncoder | InpaintingNet
+    net: AutoEncoder | InpaintingNet | Comparator
+    betas: tuple[float, float] = (0.9, 0.999)  # of Adam
 
     def trainable(self) -> list[nn.Parameter]:
         """Parameters of the stage's optimiser."""

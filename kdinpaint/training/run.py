@@ -15,6 +15,7 @@ from kdinpaint._core.errors import ConfigError, DataError
 from kdinpaint._core.files import make_folder, write_text
 from kdinpaint.data import MaskGenerator, PairManifest, PhotoFolder, TrainingSamples, common_folder
 from kdinpaint.models import AutoEncoder, InpaintingNet
+from kdinpaint.models.comparators import Comparator
 from kdinpaint.training.config import DataConfig, OptimConfig, RuntimeConfig, StudentConfig
 from kdinpaint.training.engine import Stage, make_accelerator
 from kdinpaint.training.environment import environment
@@ -167,7 +168,11 @@ class Run:
         return PairManifest.load(path)
 
     def evaluate(
-        self, models: Mapping[str, InpaintingNet], manifest: PairManifest, *, extra: Mapping[str, Any] | None = None
+        self,
+        models: Mapping[str, InpaintingNet | Comparator],
+        manifest: PairManifest,
+        *,
+        extra: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
         """Evaluate students and write `metrics.json`, with further results beside theirs."""
         pairs = manifest.pairs(common_folder(self.held_out), channels=self.data.channels)
