@@ -24,8 +24,8 @@ class Inpainter:
     """Fills holes with a trained model: any size, any kind of image, known pixels bit-exact.
 
     Args:
-        model: An `InpaintingNet` or `Comparator`, put into eval mode; or a folder or `model.safetensors` that holds one. Of a
-            run folder that `kdinpaint train` wrote, the student is taken, or the only network.
+        model: An `InpaintingNet` or `Comparator`, put into eval mode; or a folder or `model.safetensors` that holds
+            one. Of a run folder that `kdinpaint train` wrote, the student is taken, or the only network.
         device: Where to run; "cuda" if there is one, else "cpu", by default.
 
     Raises:

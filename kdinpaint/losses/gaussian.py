@@ -33,7 +33,7 @@ def gaussian_kl(mean: Tensor, std: Tensor, other_mean: Tensor, other_std: Tensor
     """
     if not torch.compiler.is_compiling():
         try:
-            torch.broadcast_tensors(mean, std, other_mean, other_std)
+            torch.broadcast_tensors(mean, std, other_mean, other_std)  # type: ignore[no-untyped-call]
         except RuntimeError as error:
             given = ", ".join(describe(t) for t in (mean, std, other_mean, other_std))
             raise ShapeError(f"the arguments are {given}; expected shapes that broadcast.") from error

@@ -17,8 +17,8 @@ from kdinpaint.losses import (
     total_variation_loss,
 )
 from kdinpaint.models.comparators import (
-    Gaussian,
     GatedConvNet,
+    Gaussian,
     PartialConvNet,
     PluralisticNet,
     ResidualDiscriminator,

@@ -90,14 +90,11 @@ class EdgeConnectObjective(AdversarialObjective):
         return Losses(total, {name: value.detach() for name, value in parts.items()}, kept)
 
     def _completion(self, out: Tensor, image: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        plain, levels = self.vgg(torch.cat([out, image])), len(EC_PERCEPTUAL)
-        holes = self.vgg(torch.cat([out * mask, image * mask]))
-        mine, theirs = zip(*(f.chunk(2) for f in plain[:levels]), strict=True)
-        mine_style, their_style = zip(*(f.chunk(2) for f in holes[levels:]), strict=True)
+        levels = len(EC_PERCEPTUAL)
         return {
             "l1": (out - image).abs().mean() / mask.mean().clamp_min(1e-3),
-            "perceptual": feature_matching_loss(mine, theirs),
-            "style": style_loss(mine_style, their_style),
+            "perceptual": feature_matching_loss(self.vgg(out)[:levels], self.vgg(image)[:levels]),
+            "style": style_loss(self.vgg(out * mask)[levels:], self.vgg(image * mask)[levels:]),
         }
 
     def discriminate(self, kept: _Painted) -> Tensor:

@@ -144,6 +144,16 @@ class Run:
         )
         return cast(InpaintingNet, self._train(name, objective, config.optim, masks=True))
 
+    def train(self, name: str, objective: Objective, optim: OptimConfig) -> torch.nn.Module:
+        """Train, or finish training, any objective on images and masks; returns averaged weights.
+
+        Args:
+            name: Of the stage: its folder, which may be nested, and its log.
+            objective: What is minimised.
+            optim: Optimisation.
+        """
+        return self._train(name, objective, optim, masks=True)
+
     def _train(self, name: str, objective: Objective, optim: OptimConfig, *, masks: bool) -> torch.nn.Module:
         stage = Stage(name, objective, optim, self.runtime, self.folder / name, self.accelerator)
         net = stage.run(self.samples(optim, masks=masks))
