@@ -62,6 +62,10 @@ class GatedConv2d(nn.Module):
         self.conv = nn.Conv2d(
             in_channels, 2 * out_channels, kernel_size, stride, dilation=dilation, device=device, dtype=dtype
         )
+        if not self.conv.weight.is_meta:
+            nn.init.xavier_uniform_(self.conv.weight)  # the default of the framework that GC was published in
+        if self.conv.bias is not None:
+            nn.init.zeros_(self.conv.bias)
         self.window = (kernel_size, stride, dilation)
         self.act = nn.ELU() if activation == "elu" else nn.ReLU()
 

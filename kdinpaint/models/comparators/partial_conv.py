@@ -73,7 +73,8 @@ class PartialConv2d(nn.Module):
         known = 1 - hole.to(x.dtype)
         y = self.conv(x * known)
         # Counted by pooling, which stays in float32 under autocast: up to C k k must be exact.
-        counts = known.float().sum(1, keepdim=True) * (x.shape[1] // known.shape[1])
+        wide = torch.promote_types(x.dtype, torch.float32)
+        counts = known.sum(1, keepdim=True, dtype=wide) * (x.shape[1] // known.shape[1])
         kernel, stride, padding = self.window
         seen = F.avg_pool2d(counts, kernel, stride, padding, divisor_override=1)
         some = seen > 0
