@@ -99,6 +99,7 @@ class Stage:
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._lr_factor)
         self.step = 0
         self.seconds = 0.0
+        self._random: dict[str, Any] | None = None
 
     def _lr_factor(self, step: int) -> float:
         return lr_factor(self.config.schedule, step / self.config.steps)
@@ -162,6 +163,10 @@ class Stage:
         try:
             with StopRequest() as stop, bar:
                 for batch in loader:
+                    if self._random is not None:
+                        # Making the loader has drawn a number; the step must draw what it would have drawn.
+                        restore_random_state(self._random)
+                        self._random = None
                     log = self._one_step(batch)
                     self.seconds = time.monotonic() - began
                     if self.step % self.runtime.log_every == 0 or self.step == self.config.steps:
@@ -222,6 +227,7 @@ class Stage:
             self.optimizer.load_state_dict(state["optimizer"])
             self.scheduler.load_state_dict(state["scheduler"])
             restore_random_state(state["random"])
+            self._random = state["random"]
             self.step, self.seconds = int(state["step"]), float(state["seconds"])
         except (KeyError, RuntimeError, ValueError, TypeError) as error:
             raise CheckpointError(

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from harness import seeded
+from small_comparators import WIDTHS, FewChannels, batch, small_objective
 from torch.distributions import Normal, kl_divergence
 from torch.nn import functional as F
 
@@ -17,7 +18,6 @@ from kdinpaint.training import (
     RECIPES,
     EdgeConnectObjective,
     GatedConvObjective,
-    PartialConvObjective,
     Phase,
     PluralisticObjective,
     comparator_objective,
@@ -25,47 +25,15 @@ from kdinpaint.training import (
 from kdinpaint.training.comparators import pluralistic_kl
 from kdinpaint.training.edge_connect import EC_PERCEPTUAL, EC_STYLE
 
-SMALL = {
-    "pc": {"channels": (8, 8, 8)},
-    "gc": {"width": 4},
-    "ec": {"width": 4, "blocks": 1},
-    "pic": {"channels": (4, 8, 8), "latent": 4, "inference": 1},
-}
-CASES = [(name, phase.name) for name in SMALL for phase in RECIPES[name].phases]
-
-
-def batch(size=64):
-    image = F.interpolate(torch.rand(2, 3, 8, 8, generator=seeded(0)), (size, size), mode="bicubic").clamp(0, 1) / 2
-    mask = torch.zeros(2, 1, size, size)
-    mask[0, :, 8:24, 8:24] = 1
-    mask[1, :, 20:50, 30:40] = 1
-    return {"image": image, "mask": mask}
-
-
-class FewChannels(torch.nn.Module):
-    """Stands for VGG where its size would only cost time: as many levels, differentiable, not trained."""
-
-    def __init__(self, levels):
-        super().__init__()
-        self.levels = levels
-
-    def forward(self, image):
-        wide = torch.cat([image, image.square(), image.roll(1, 2)], 1)
-        return [F.avg_pool2d(wide, 2 ** (level % 3)) for level in range(self.levels)]
+CASES = [(name, phase.name) for name in WIDTHS for phase in RECIPES[name].phases]
 
 
 def objective(name, phase=None, lr=None):
     torch.manual_seed(0)
-    recipe, net = RECIPES[name], create_model(name, **SMALL[name])
+    recipe, net = RECIPES[name], create_model(name, **WIDTHS[name])
     found = next(p for p in recipe.phases if phase in (None, p.name))
     found = found if lr is None else replace(found, lr=lr)
-    if name == "pc":
-        return PartialConvObjective(net, recipe, found, vgg=FewChannels(3))
-    if name == "gc":
-        return GatedConvObjective(net, recipe, found, width=4)
-    if name == "ec":
-        return EdgeConnectObjective(net, recipe, found, vgg=FewChannels(len(EC_PERCEPTUAL + EC_STYLE)), width=4)
-    return PluralisticObjective(net, recipe, found, channels=(4, 8, 8))
+    return small_objective(net, recipe, found)
 
 
 def train(stage, steps, lr=2e-3, data=None):
@@ -111,7 +79,7 @@ def test_each_optimiser_trains_its_own(name, phase):
         assert critics == ({"edges"} if phase == "edge" else {"image"})
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", WIDTHS)
 def test_no_gradient_is_left_on_discriminators(name):
     stage = objective(name)
     train(stage, 1)
@@ -277,25 +245,27 @@ def test_the_published_sizes_are_built_for_networks(monkeypatch):
         net = create_model("pc")
     comparator_objective(net, RECIPES["pc"], RECIPES["pc"].phases[0])
     assert made == {"layers": ("pool1", "pool2", "pool3"), "arch": "vgg16", "weights": "imagenet"}
-    stage = comparator_objective(create_model("ec", **SMALL["ec"]), RECIPES["ec"], RECIPES["ec"].phases[1], vgg="f.pth")
+    stage = comparator_objective(
+        create_model("ec", **WIDTHS["ec"]), RECIPES["ec"], RECIPES["ec"].phases[1], vgg="f.pth"
+    )
     assert made["layers"] == EC_PERCEPTUAL + EC_STYLE
     assert (made["arch"], made["weights"], made["normalise"]) == ("vgg19", "f.pth", False)
     assert isinstance(stage, EdgeConnectObjective)
     for name, kind in (("gc", GatedConvObjective), ("pic", PluralisticObjective)):
         made.clear()
-        built = comparator_objective(create_model(name, **SMALL[name]), RECIPES[name], RECIPES[name].phases[0])
+        built = comparator_objective(create_model(name, **WIDTHS[name]), RECIPES[name], RECIPES[name].phases[0])
         assert isinstance(built, kind)
         assert not made
     with pytest.raises(ConfigError, match="expected one of the networks pc, gc, ec and pic"):
         comparator_objective(create_model("kdinpaint_tiny"), RECIPES["gc"], RECIPES["gc"].phases[0])
     with pytest.raises(ConfigError, match="phase is 'warm'"):
         EdgeConnectObjective(
-            create_model("ec", **SMALL["ec"]), RECIPES["ec"], Phase("warm", 1, 1.0, 1e-4), vgg=FewChannels(9)
+            create_model("ec", **WIDTHS["ec"]), RECIPES["ec"], Phase("warm", 1, 1.0, 1e-4), vgg=FewChannels(9)
         )
 
 
 def test_empty_holes_give_finite_losses():
-    for name in SMALL:
+    for name in WIDTHS:
         stage, data = objective(name), batch()
         data["mask"] = torch.zeros_like(data["mask"])
         history = train(stage, 1, data=data)
