@@ -70,7 +70,7 @@ class TestGeneratorLoss(Contract):
         return torch.stack([-fake.mean(), -torch.sigmoid(fake).log().mean(), ((fake - 1) ** 2).mean()])
 
 
-class FeatureLists(Contract):
+class FeatureListsContract(Contract):
     per_sample = False
 
     def inputs(self, batch=2, height=6, width=8, dtype=torch.float32, seed=0):
@@ -84,7 +84,7 @@ class FeatureLists(Contract):
         return [()]
 
 
-class TestFeatureMatchingLoss(FeatureLists):
+class TestFeatureMatchingLoss(FeatureListsContract):
     errors: ClassVar = {
         "levels": (
             ShapeError,
@@ -100,7 +100,7 @@ class TestFeatureMatchingLoss(FeatureLists):
         return sum(torch.nn.functional.l1_loss(p, t) for p, t in zip(preds, target, strict=True))
 
 
-class TestStyleLoss(FeatureLists):
+class TestStyleLoss(FeatureListsContract):
     errors: ClassVar = {
         "levels": (ShapeError, "preds has 2 levels", lambda t: style_loss(t.inputs()[0], t.inputs()[1][:1])),
     }
