@@ -62,9 +62,11 @@ def train_comparator(run: Run, name: str, net: Comparator, recipe: Recipe, *, vg
         ConfigError: Crops whose side the network does not take in training.
         KDInpaintError: See the errors of `Stage`.
     """
-    if not isinstance(net, PartialConvNet) and run.data.size % net.stride:
+    smallest = 2 * net.stride if isinstance(net, PluralisticNet) else net.stride
+    if not isinstance(net, PartialConvNet) and (run.data.size % net.stride or run.data.size < smallest):
         raise ConfigError(
-            f"size is {run.data.size}; {name} is trained on crops whose side is a multiple of {net.stride}."
+            f"size is {run.data.size}; {name} is trained on crops whose side is a multiple of {net.stride}, at least "
+            f"{smallest}."
         )
     critics = None
     for number, phase in enumerate(recipe.phases, 1):

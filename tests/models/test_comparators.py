@@ -253,6 +253,7 @@ def test_pc_keeps_its_frozen_normalisation_frozen():
     [
         (lambda: create_model("pc", channels=(8,)), ConfigError, "at least two levels"),
         (lambda: create_model("pic", channels=(8, 8)), ConfigError, "at least three levels"),
+        (lambda: small("pic")(torch.rand(1, 3, 8, 8), torch.ones(1, 1, 8, 8)), ShapeError, "a side of more than 8"),
         (lambda: create_model("ec", sigma=0.0), ConfigError, "sigma is 0.0"),
         (lambda: small("gc")(torch.rand(1, 4, 8, 8), torch.ones(1, 1, 8, 8)), ShapeError, "image has 4 channels"),
         (lambda: small("gc")(torch.rand(1, 3, 8, 8), torch.ones(1, 3, 8, 8)), ShapeError, "mask is"),

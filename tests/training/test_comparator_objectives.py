@@ -232,6 +232,26 @@ def test_discriminators_follow_the_schedule():
     assert stage.adam.param_groups[0]["lr"] == pytest.approx(1e-6, rel=1e-3)  # a tenth of 0.1 * 1e-4
 
 
+def test_gradients_of_discriminators_are_averaged_over_processes(monkeypatch):
+    class ThreeProcesses:
+        """Stands for torch.distributed in one of three processes that hold 1, 2 and 3 times the gradient."""
+
+        is_available = is_initialized = staticmethod(lambda: True)
+        get_world_size = staticmethod(lambda: 3)
+        all_reduce = staticmethod(lambda gradient: gradient.mul_(6))
+
+    gradients = []
+    for several in (False, True):
+        stage, data = objective("gc"), batch()
+        if several:
+            monkeypatch.setattr("kdinpaint.training.adversarial.distributed", ThreeProcesses)
+        critics = list(stage.discriminators.parameters())
+        monkeypatch.setattr(stage.adam, "step", lambda seen=gradients, p=critics: seen.append([x.grad for x in p]))
+        stage.backward(stage(data, 0.0), 0, lambda loss: None)
+    for alone, averaged in zip(*gradients, strict=True):
+        torch.testing.assert_close(averaged, 2 * alone)
+
+
 def test_the_published_sizes_are_built_for_networks(monkeypatch):
     made = {}
     real = VGGFeatures.__init__

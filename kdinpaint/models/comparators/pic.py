@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdinpaint._core.errors import ConfigError
+from kdinpaint._core.errors import ConfigError, ShapeError
 from kdinpaint.models.comparators.base import Comparator, to_unit
 from kdinpaint.models.comparators.pic_blocks import ResidualDown, ResidualUnit, ResidualUp, SelfAttention, ToImage
 from kdinpaint.models.padding import crop_to
@@ -55,6 +55,7 @@ class PluralisticNet(Comparator):
 
     Raises:
         ConfigError: Fewer than three levels.
+        ShapeError: Shapes do not fit, or no side is longer than 2^levels pixels.
 
     Example:
         >>> import torch
@@ -93,6 +94,15 @@ class PluralisticNet(Comparator):
             for number, (before, after) in enumerate(pairwise([deep, *ups]))
         )
         self.to_image = nn.ModuleList(ToImage(after, in_channels) for after in ups[1:])
+
+    def prepare(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Comparator`; instance normalisation needs two cells at the deepest level."""
+        padded, hole = super().prepare(image, mask)
+        if not torch.compiler.is_compiling() and max(padded.shape[-2:]) <= self.stride:
+            raise ShapeError(
+                f"image is {tuple(image.shape[-2:])}; expected a side of more than {self.stride} pixels. Enlarge it."
+            )
+        return padded, hole
 
     def encode(self, signed: Tensor) -> list[Tensor]:
         """Features of all levels, shallow to deep, of an image in [-1, 1] whose unseen part is 0."""
