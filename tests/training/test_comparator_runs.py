@@ -136,7 +136,7 @@ def test_phases_hand_on_networks_and_discriminators(photos, tmp_path, small_part
 def test_crops_that_do_not_fit_are_refused(photos, tmp_path, small_parts):
     with pytest.raises(ConfigError, match="size is 36; gc is trained on crops whose side is a multiple of 8"):
         go("gc", photos, tmp_path, size=36)
-    with pytest.raises(ConfigError, match="size is 8; pic .* multiple of 8, at least 16"):
+    with pytest.raises(ConfigError, match=r"size is 8; pic .* multiple of 8, at least 16"):
         go("pic", photos, tmp_path / "pic", size=8)
 
 
