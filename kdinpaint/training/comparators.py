@@ -57,7 +57,7 @@ class PartialConvObjective(Objective):
     def __init__(self, net: PartialConvNet, recipe: Recipe, phase: Phase, *, vgg: VGGFeatures) -> None:
         super().__init__()
         self.net: PartialConvNet = net
-        self.betas, self.weights, self.vgg = recipe.betas, recipe.weights, vgg
+        self.betas, self.weights, self.vgg = recipe.betas, dict(recipe.weights), vgg
         if phase.name == "frozen_norm":
             net.freeze_encoder_norm()
 
@@ -90,7 +90,6 @@ class _Filled:
     real: Tensor
     fake: Tensor
     mask: Tensor
-    progress: float
 
 
 class GatedConvObjective(AdversarialObjective):
@@ -109,7 +108,7 @@ class GatedConvObjective(AdversarialObjective):
         critic = SNPatchDiscriminator(net.in_channels + 1, width)
         lr = phase.lr * recipe.discriminator_lr
         super().__init__(net, {"image": critic}, lr=lr, betas=recipe.betas, schedule=phase.schedule)
-        self.weights = recipe.weights
+        self.weights = dict(recipe.weights)
 
     def forward(self, batch: Mapping[str, Tensor], progress: float) -> Losses:
         """See `Objective`."""
@@ -119,8 +118,8 @@ class GatedConvObjective(AdversarialObjective):
         # Twice, for the published loss is that of images in [-1, 1].
         parts = {"coarse": 2 * (coarse - image).abs().mean(), "refined": 2 * (refined - image).abs().mean()}
         pasted = composite(refined.float(), image, mask)
-        kept = _Filled(2 * image - 1, 2 * pasted - 1, mask, progress)
-        return Losses(weighted(self.weights, parts), _logged(parts), kept)
+        kept = _Filled(2 * image - 1, 2 * pasted - 1, mask)
+        return Losses(weighted(self.weights, parts), _logged(parts), kept, progress)
 
     def _scores(self, image: Tensor, mask: Tensor) -> Tensor:
         scores: Tensor = self.discriminators["image"](torch.cat([image, mask], 1))[-1]
@@ -144,7 +143,6 @@ class _TwoPaths:
     real: Tensor
     reconstructed: Tensor
     generated: Tensor
-    progress: float
 
 
 class PluralisticObjective(AdversarialObjective):
@@ -174,7 +172,7 @@ class PluralisticObjective(AdversarialObjective):
         critics = {name: ResidualDiscriminator(net.in_channels, channels) for name in ("generated", "reconstructed")}
         lr = phase.lr * recipe.discriminator_lr
         super().__init__(net, critics, lr=lr, betas=recipe.betas, schedule=phase.schedule)
-        self.weights = recipe.weights
+        self.weights = dict(recipe.weights)
 
     def forward(self, batch: Mapping[str, Tensor], progress: float) -> Losses:
         """See `Objective`."""
@@ -197,8 +195,8 @@ class PluralisticObjective(AdversarialObjective):
         divergence = pluralistic_kl(posterior, prior, 1 - hole_ratio(mask))
         parts = {"kl": len(images) * divergence, "l1": torch.stack([*whole, *visible]).sum()}
         reconstructed, generated = images[-1].float().chunk(2)
-        kept = _TwoPaths(real, reconstructed, generated, progress)
-        return Losses(weighted(self.weights, parts), _logged(parts), kept)
+        kept = _TwoPaths(real, reconstructed, generated)
+        return Losses(weighted(self.weights, parts), _logged(parts), kept, progress)
 
     def discriminate(self, kept: _TwoPaths) -> Tensor:
         """See `AdversarialObjective`."""

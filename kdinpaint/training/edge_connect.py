@@ -1,7 +1,7 @@
 """What EC minimises in its four phases."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -32,8 +32,7 @@ EC_STYLE = ("relu2_2", "relu3_4", "relu4_4", "relu5_2")
 class _Painted:
     """What EC keeps: for each discriminator, what it sees of the truth and of the network."""
 
-    progress: float
-    pairs: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    pairs: dict[str, tuple[Tensor, Tensor]]
 
 
 class EdgeConnectObjective(AdversarialObjective):
@@ -64,7 +63,7 @@ class EdgeConnectObjective(AdversarialObjective):
         }
         lr = phase.lr * recipe.discriminator_lr
         super().__init__(net, critics, lr=lr, betas=recipe.betas, schedule=phase.schedule)
-        self.phase, self.weights, self.vgg = phase.name, recipe.weights, vgg
+        self.phase, self.weights, self.vgg = phase.name, dict(recipe.weights), vgg
         net.edges.requires_grad_(phase.name in ("edge", "joint"))
         net.completion.requires_grad_(phase.name != "edge")
 
@@ -77,7 +76,7 @@ class EdgeConnectObjective(AdversarialObjective):
             grey, found = to_grey(image), torch.sigmoid(net.edge_logits(image, mask, true_edges)).float()
             pair = torch.cat([grey, true_edges], 1), torch.cat([grey, found], 1)
             # Nothing is left of the loss without the discriminator; a zero keeps its form.
-            return Losses(0 * found.sum(), {}, _Painted(progress, {"edges": pair}))
+            return Losses(0 * found.sum(), {}, _Painted({"edges": pair}), progress)
         edges = true_edges
         if self.phase != "completion":
             with torch.set_grad_enabled(self.phase == "joint" and torch.is_grad_enabled()):
@@ -86,8 +85,8 @@ class EdgeConnectObjective(AdversarialObjective):
         out = net.complete(image, mask, edges)
         parts = self._completion(out, image, mask)
         total = weighted(self.weights, parts)
-        kept = _Painted(progress, {"image": (image, out.float())})
-        return Losses(total, {name: value.detach() for name, value in parts.items()}, kept)
+        kept = _Painted({"image": (image, out.float())})
+        return Losses(total, {name: value.detach() for name, value in parts.items()}, kept, progress)
 
     def _completion(self, out: Tensor, image: Tensor, mask: Tensor) -> dict[str, Tensor]:
         levels = len(EC_PERCEPTUAL)

@@ -44,11 +44,13 @@ class Losses:
         total: The scalar to minimise.
         parts: Its unweighted terms, for the log.
         kept: Whatever the objective needs again in `backward`.
+        progress: The share of steps done, for objectives with an optimiser of their own.
     """
 
     total: Tensor
     parts: dict[str, Tensor]
     kept: Any = None
+    progress: float = 0.0
 
 
 class Objective(nn.Module):

@@ -1,9 +1,9 @@
 """How the comparators are trained, as data: published numbers, with a budget in their place if asked for."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 from kdinpaint._core.errors import ConfigError
 from kdinpaint.training.config import OptimConfig
@@ -81,6 +81,22 @@ class Recipe:
             raise ConfigError(f"batch is {batch}; expected at least 1.")
         decay = self.ema_decay if ema_decay is None else ema_decay
         return replace(self, phases=phases, batch=batch or self.batch, ema_decay=decay)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything as plain values, as a run folder keeps it.
+
+        Example:
+            >>> from kdinpaint.training import RECIPES
+            >>> RECIPES["gc"].as_dict()["weights"]
+            {'coarse': 1.0, 'refined': 1.0, 'adversarial': 1.0}
+        """
+        plain = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {
+            **plain,
+            "betas": list(self.betas),
+            "weights": dict(self.weights),
+            "phases": [asdict(phase) for phase in self.phases],
+        }
 
     def optim(self, phase: Phase) -> OptimConfig:
         """The engine's configuration of a phase."""

@@ -12,7 +12,7 @@ from kdinpaint.models.comparators import Comparator
 from kdinpaint.training.config import TrainConfig
 from kdinpaint.training.figures import write_contact_sheet
 from kdinpaint.training.phases import train_comparator
-from kdinpaint.training.recipes import RECIPES
+from kdinpaint.training.recipes import RECIPES, Recipe
 from kdinpaint.training.run import Run, config_dict
 
 __all__ = ["split_photos", "teacher_name", "train"]
@@ -79,15 +79,22 @@ def train(config: TrainConfig) -> dict[str, Any]:
 
 def _description(config: TrainConfig) -> dict[str, Any]:
     """What the run folder keeps: the part of the configuration that has to do with this model."""
-    unused = ("teacher", "student") if config.model in RECIPES else ("comparator",)
-    return {name: value for name, value in config_dict(config).items() if name not in unused}
+    plain = config_dict(config)
+    if config.model not in RECIPES:
+        plain.pop("comparator")
+        return plain
+    rest = {name: value for name, value in plain.items() if name not in ("teacher", "student")}
+    return {**rest, "recipe": _recipe(config).as_dict()}
+
+
+def _recipe(config: TrainConfig) -> Recipe:
+    budget = config.comparator
+    return RECIPES[config.model].with_budget(steps=budget.steps, batch=budget.batch, ema_decay=budget.ema_decay)
 
 
 def _comparator(config: TrainConfig, run: Run) -> Comparator:
-    budget = config.comparator
-    recipe = RECIPES[config.model].with_budget(steps=budget.steps, batch=budget.batch, ema_decay=budget.ema_decay)
     net = cast(Comparator, create_model(config.model, in_channels=config.data.channels))
-    return train_comparator(run, config.model, net, recipe, vgg=budget.vgg)
+    return train_comparator(run, config.model, net, _recipe(config), vgg=config.comparator.vgg)
 
 
 def _teacher(config: TrainConfig, run: Run) -> AutoEncoder | None:

@@ -159,6 +159,7 @@ def test_the_same_command_trains_measures_and_inpaints(photos, tmp_path):
     assert results["models"]["gc"]["parameters"] == 4_052_478
     kept = json.loads((out / "config.json").read_text())
     assert kept["comparator"]["steps"] == 2
+    assert kept["recipe"]["phases"] == [{"name": "main", "steps": 2, "share": 1.0, "lr": 1e-4, "schedule": "constant"}]
     assert not {"teacher", "student"} & kept.keys()
     assert isinstance(load_model(out / "gc"), Comparator)
     assert (out / "contact_sheet.png").is_file()

@@ -28,6 +28,15 @@ class Comparator(nn.Module, HubModel):
 
     Raises:
         ShapeError: Shapes do not fit each other or the network.
+
+    Example:
+        >>> import torch
+        >>> from kdinpaint.models.comparators import Comparator
+        >>> class Mean(Comparator):
+        ...     def predict(self, image, hole):
+        ...         return image.mean((2, 3), keepdim=True).expand_as(image)
+        >>> Mean(3, 4)(torch.rand(1, 3, 30, 41), torch.zeros(1, 1, 30, 41)).shape
+        torch.Size([1, 3, 30, 41])
     """
 
     retrofit_levels: ClassVar[tuple[str, ...]] = ()
@@ -82,6 +91,15 @@ def settle_spectral_norm(module: nn.Module, iterations: int = 30) -> None:
     Args:
         module: Any module.
         iterations: Power iterations.
+
+    Example:
+        >>> import torch
+        >>> from torch.nn.utils.parametrizations import spectral_norm
+        >>> from kdinpaint.models.comparators import settle_spectral_norm
+        >>> layer = spectral_norm(torch.nn.Linear(3, 4))
+        >>> settle_spectral_norm(layer, iterations=100)
+        >>> round(float(torch.linalg.matrix_norm(layer.eval().weight.detach(), 2)), 3)
+        1.0
     """
     for norm in module.modules():
         if isinstance(norm, nn.utils.parametrize.ParametrizationList):

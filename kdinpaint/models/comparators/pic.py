@@ -25,6 +25,12 @@ class Gaussian:
     Attributes:
         mean: (B, Z, h, w).
         std: (B, Z, h, w), above 0.
+
+    Example:
+        >>> import torch
+        >>> from kdinpaint.models.comparators import Gaussian
+        >>> Gaussian(torch.zeros(1, 4, 2, 2), torch.ones(1, 4, 2, 2)).sample().shape
+        torch.Size([1, 4, 2, 2])
     """
 
     mean: Tensor
