@@ -13,6 +13,7 @@ from kdinpaint._core.files import write_text
 from kdinpaint.cli.report import print_results
 from kdinpaint.data import MaskFolder, MaskGenerator, PairManifest
 from kdinpaint.models import InpaintingNet, load_model
+from kdinpaint.models.comparators import Comparator
 from kdinpaint.training.environment import environment
 from kdinpaint.training.evaluation import evaluate_models
 from kdinpaint.training.figures import write_contact_sheet
@@ -71,20 +72,20 @@ def run_evaluation(config: EvaluateConfig) -> tuple[dict[str, Any], Path]:
     return results, folder
 
 
-def _models(config: EvaluateConfig) -> dict[str, InpaintingNet]:
+def _models(config: EvaluateConfig) -> dict[str, InpaintingNet | Comparator]:
     """The inpainting networks of a run by name of their stage; teachers are passed over."""
     folders = [p.parent for p in sorted(config.run.glob("*/model.safetensors"))]
     if (config.run / "model.safetensors").is_file() or not folders:
         folders = [config.run]
     device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     loaded = {folder.name: load_model(folder, device=device) for folder in folders}
-    models = {name: model for name, model in loaded.items() if isinstance(model, InpaintingNet)}
+    models = {name: model for name, model in loaded.items() if isinstance(model, InpaintingNet | Comparator)}
     if not models:
         raise WeightsError(f"{config.run} holds no inpainting network, only {', '.join(loaded)}.")
     return models
 
 
-def _channels(models: dict[str, InpaintingNet]) -> int:
+def _channels(models: dict[str, InpaintingNet | Comparator]) -> int:
     channels = {model.in_channels for model in models.values()}
     if len(channels) > 1:
         raise ConfigError(f"the models take {sorted(channels)} channels; expected one number. Evaluate them apart.")

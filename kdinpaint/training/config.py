@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 __all__ = [
+    "ComparatorConfig",
     "DataConfig",
     "DistillConfig",
     "EvaluationConfig",
@@ -162,6 +163,21 @@ class StudentConfig:
 
 
 @dataclass(frozen=True)
+class ComparatorConfig:
+    """Training of pc, gc, ec or pic: their published recipes, unless a budget says otherwise."""
+
+    steps: int | None = None
+    """Optimiser steps of all phases together; the published ones, which are days of a GPU, by default."""
+    batch: int | None = None
+    """Images a step; the published number by default."""
+    ema_decay: float = 0.0
+    """Decay of averaged weights; 0, as published, keeps the last ones."""
+    vgg: str = "imagenet"
+    """Weights for perceptual and style losses (pc, ec): imagenet, downloaded by torchvision; a file; or random, for
+    dry runs without meaning."""
+
+
+@dataclass(frozen=True)
 class EvaluationConfig:
     """What is measured at the end."""
 
@@ -194,11 +210,13 @@ class TrainConfig:
     out: Path
     """Run folder. If it holds an unfinished run of the same configuration, that goes on."""
     model: str = "kdinpaint_small"
-    """A student of `kdinpaint.list_models()`; its teacher is the autoencoder of the same widths."""
+    """A student of `kdinpaint.list_models()`, with the autoencoder of the same widths for its teacher; or a
+    comparator, pc, gc, ec or pic, which has none and is trained as `comparator` says."""
     seed: int = 0
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     data: DataConfig = DataConfig()
     teacher: TeacherConfig = TeacherConfig()
     student: StudentConfig = StudentConfig()
+    comparator: ComparatorConfig = ComparatorConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)

@@ -1,6 +1,5 @@
 """The one training loop: a stage optimises one objective, and can stop and go on exactly at any step."""
 
-import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
@@ -18,6 +17,7 @@ from tqdm import tqdm
 from kdinpaint._core.errors import CheckpointError, KDInpaintError
 from kdinpaint._core.files import clear_leftovers
 from kdinpaint.models import save_model
+from kdinpaint.models.comparators import settle_spectral_norm
 from kdinpaint.training.checkpoint import (
     load_checkpoint,
     random_state,
@@ -27,6 +27,7 @@ from kdinpaint.training.checkpoint import (
 from kdinpaint.training.config import OptimConfig, RuntimeConfig
 from kdinpaint.training.interrupt import StopRequest
 from kdinpaint.training.objectives import Objective
+from kdinpaint.training.schedule import lr_factor
 
 __all__ = ["BatchSource", "Stage", "make_accelerator"]
 
@@ -73,6 +74,9 @@ class _WarmAverage:
     @torch.no_grad()
     def __call__(self, averaged: Sequence[Tensor], current: Sequence[Tensor], count: Tensor | int) -> None:
         n = int(count)
+        if not averaged[0].is_floating_point():  # counters of batch normalisation
+            torch._foreach_copy_(list(averaged), list(current))
+            return
         torch._foreach_lerp_(list(averaged), list(current), 1 - min(self.decay, (1 + n) / (10 + n)))
 
 
@@ -103,18 +107,16 @@ class Stage:
     def __post_init__(self) -> None:
         groups = _parameter_groups(self.objective, self.config)
         self.objective.to(self.accelerator.device)
-        optimizer = torch.optim.Adam(groups, lr=self.config.lr)
+        optimizer = torch.optim.Adam(groups, lr=self.config.lr, betas=self.objective.betas)
         self.ema = AveragedModel(self.objective.net, multi_avg_fn=_WarmAverage(self.config.ema_decay), use_buffers=True)
         self.model, self.optimizer = self.accelerator.prepare(self.objective, optimizer)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._lr_factor)
         self.step = 0
         self.seconds = 0.0
+        self._random: dict[str, Any] | None = None
 
     def _lr_factor(self, step: int) -> float:
-        if self.config.schedule == "constant":
-            return 1.0
-        share = min(step / self.config.steps, 1.0)
-        return 0.1 + 0.9 * 0.5 * (1 + math.cos(share * math.pi))
+        return lr_factor(self.config.schedule, step / self.config.steps)
 
     @property
     def checkpoint(self) -> Path:
@@ -142,6 +144,8 @@ class Stage:
         if self.step < self.config.steps:
             self._train(samples)
         net = self.ema.module.eval()
+        if self.config.ema_decay:
+            settle_spectral_norm(net)
         if self.accelerator.is_main_process:
             save_model(cast(Any, net), self.folder)
         return net
@@ -177,6 +181,10 @@ class Stage:
         try:
             with StopRequest() as stop, bar:
                 for batch in loader:
+                    if self._random is not None:
+                        # Making the loader has drawn a number; the step must draw what it would have drawn.
+                        restore_random_state(self._random)
+                        self._random = None
                     log = self._one_step(batch)
                     self.seconds = time.monotonic() - began
                     if self.step % self.runtime.log_every == 0 or self.step == self.config.steps:
@@ -239,6 +247,7 @@ class Stage:
             self.optimizer.load_state_dict(state["optimizer"])
             self.scheduler.load_state_dict(state["scheduler"])
             restore_random_state(state["random"])
+            self._random = state["random"]
             self.step, self.seconds = int(state["step"]), float(state["seconds"])
         except (KeyError, RuntimeError, ValueError, TypeError) as error:
             raise CheckpointError(

@@ -17,6 +17,7 @@ from kdinpaint.distill import (
     TransferImportancePredictor,
 )
 from kdinpaint.models import AttentionMap, AutoEncoder, InpaintingNet
+from kdinpaint.models.comparators import Comparator
 from kdinpaint.ops import masked_channel_mean
 from kdinpaint.training.balance import balanced_loss
 from kdinpaint.training.config import DistillConfig, LossConfig
@@ -52,17 +53,20 @@ class Losses:
         total: The scalar to minimise.
         parts: Its unweighted terms, for the log.
         kept: Whatever the objective needs again in `backward`.
+        progress: The share of steps done, for objectives with an optimiser of their own.
     """
 
     total: Tensor
     parts: dict[str, Tensor]
     kept: Any = None
+    progress: float = 0.0
 
 
 class Objective(nn.Module):
-    """Base: `net` is the network that is trained, averaged and kept."""
+    """Base: `net` is the network that is trained, averaged and kept; `betas` are those of its Adam."""
 
-    net: AutoEncoder | InpaintingNet
+    net: AutoEncoder | InpaintingNet | Comparator
+    betas: tuple[float, float] = (0.9, 0.999)  # of Adam
 
     def trainable(self) -> list[nn.Parameter]:
         """Parameters of the stage's optimiser."""

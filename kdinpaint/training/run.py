@@ -13,6 +13,7 @@ from torch import Tensor
 from kdinpaint._core.files import write_text
 from kdinpaint.data import MaskGenerator, PairManifest, PhotoFolder, TrainingSamples, common_folder
 from kdinpaint.models import AutoEncoder, InpaintingNet
+from kdinpaint.models.comparators import Comparator
 from kdinpaint.training.claim import claim_folder, fingerprint
 from kdinpaint.training.config import DataConfig, OptimConfig, RuntimeConfig, StudentConfig
 from kdinpaint.training.engine import Stage, make_accelerator
@@ -114,6 +115,16 @@ class Run:
         )
         return cast(InpaintingNet, self._train(name, objective, config.optim, masks=True))
 
+    def train(self, name: str, objective: Objective, optim: OptimConfig) -> torch.nn.Module:
+        """Train, or finish training, any objective on images and masks; returns averaged weights.
+
+        Args:
+            name: Of the stage: its folder, which may be nested, and its log.
+            objective: What is minimised.
+            optim: Optimisation.
+        """
+        return self._train(name, objective, optim, masks=True)
+
     def _train(self, name: str, objective: Objective, optim: OptimConfig, *, masks: bool) -> torch.nn.Module:
         stage = Stage(name, objective, optim, self.runtime, self.folder / name, self.accelerator)
         net = stage.run(self.samples(optim, masks=masks))
@@ -138,7 +149,11 @@ class Run:
         return PairManifest.load(path)
 
     def evaluate(
-        self, models: Mapping[str, InpaintingNet], manifest: PairManifest, *, extra: Mapping[str, Any] | None = None
+        self,
+        models: Mapping[str, InpaintingNet | Comparator],
+        manifest: PairManifest,
+        *,
+        extra: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
         """Evaluate students and write `metrics.json`, with further results beside theirs."""
         pairs = manifest.pairs(common_folder(self.held_out), channels=self.data.channels)

@@ -8,8 +8,11 @@ import torch
 from kdinpaint._core.errors import ConfigError, DataError, WeightsError
 from kdinpaint.data import common_folder, list_images
 from kdinpaint.models import AutoEncoder, InpaintingNet, create_model, load_model
+from kdinpaint.models.comparators import Comparator
 from kdinpaint.training.config import TrainConfig
 from kdinpaint.training.figures import write_contact_sheet
+from kdinpaint.training.phases import train_comparator
+from kdinpaint.training.recipes import RECIPES, Recipe
 from kdinpaint.training.run import Run, config_dict
 
 __all__ = ["split_photos", "teacher_name", "train"]
@@ -27,7 +30,7 @@ def teacher_name(student: str) -> str:
 
 
 def train(config: TrainConfig) -> dict[str, Any]:
-    """Train a teacher and a student, evaluate the student, and write everything to the run folder.
+    """Train a teacher and a student, or a comparator; evaluate it, and write everything to the run folder.
 
     The folder ends up with config.json, manifest.json, metrics.json, contact_sheet.png, tensorboard/, and
     for each stage its checkpoint and weights. Interrupted, the same call goes on where it stopped.
@@ -48,7 +51,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
         photos, held_out = list_images(config.photos), list_images(config.evaluation.photos)
     run = Run(
         config.out,
-        config=config_dict(config),
+        config=_description(config),
         data=config.data,
         runtime=config.runtime,
         seed=config.seed,
@@ -58,17 +61,41 @@ def train(config: TrainConfig) -> dict[str, Any]:
     )
     manifest = run.manifest(config.evaluation.per_bin)
     torch.manual_seed(config.seed)
-    teacher = _teacher(config, run)
-    filler = {} if config.student.filler == "model" else {"filler": config.student.filler}
-    student = cast(InpaintingNet, create_model(config.model, in_channels=config.data.channels, **filler))
-    student = run.train_student("student", student, teacher, config.student)
-    results = run.evaluate({"student": student}, manifest)
+    model: InpaintingNet | Comparator
+    if config.model in RECIPES:
+        name, model = config.model, _comparator(config, run)
+    else:
+        teacher = _teacher(config, run)
+        filler = {} if config.student.filler == "model" else {"filler": config.student.filler}
+        student = cast(InpaintingNet, create_model(config.model, in_channels=config.data.channels, **filler))
+        name, model = "student", run.train_student("student", student, teacher, config.student)
+    results = run.evaluate({name: model}, manifest)
     write_contact_sheet(
         config.out / "contact_sheet.png",
-        {"student": student},
+        {name: model},
         manifest.pairs(common_folder(held_out), channels=config.data.channels),
     )
     return results
+
+
+def _description(config: TrainConfig) -> dict[str, Any]:
+    """What the run folder keeps: the part of the configuration that has to do with this model."""
+    plain = config_dict(config)
+    if config.model not in RECIPES:
+        plain.pop("comparator")
+        return plain
+    rest = {name: value for name, value in plain.items() if name not in ("teacher", "student")}
+    return {**rest, "recipe": _recipe(config).as_dict()}
+
+
+def _recipe(config: TrainConfig) -> Recipe:
+    budget = config.comparator
+    return RECIPES[config.model].with_budget(steps=budget.steps, batch=budget.batch, ema_decay=budget.ema_decay)
+
+
+def _comparator(config: TrainConfig, run: Run) -> Comparator:
+    net = cast(Comparator, create_model(config.model, in_channels=config.data.channels))
+    return train_comparator(run, config.model, net, _recipe(config), vgg=config.comparator.vgg)
 
 
 def _teacher(config: TrainConfig, run: Run) -> AutoEncoder | None:
