@@ -29,7 +29,7 @@ def edgeconnect(prediction: Tensor, image: Tensor, mask: Tensor) -> dict[str, Te
 
 
 def skimage7(prediction: Tensor, image: Tensor, mask: Tensor) -> dict[str, Tensor]:
-    """Truncated to 8 bit, RGB; SSIM with a uniform window of 7 and sample covariance, as scikit-image has by default."""
+    """Truncated to 8 bit, RGB; SSIM with a uniform window of 7 and sample covariance: scikit-image's defaults."""
     filled, truth = _truncated(prediction, image, mask)
     return {
         "psnr": psnr(filled, truth),
