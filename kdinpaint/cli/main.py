@@ -22,8 +22,13 @@ def main(arguments: list[str] | None = None) -> None:
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning  # type: ignore[assignment]
         try:
-            require("tyro", extra="train").extras.subcommand_cli_from_dict(
-                _commands(), prog="kdinpaint", description="Distillation-guided image inpainting.", args=arguments
+            tyro = require("tyro", extra="train")
+            commands, arguments = _commands(), sys.argv[1:] if arguments is None else arguments
+            if arguments[:1] == ["train"]:
+                commands["train"], rest = train_with_preset(arguments[1:])
+                arguments = ["train", *rest]
+            tyro.extras.subcommand_cli_from_dict(
+                commands, prog="kdinpaint", description="Distillation-guided image inpainting.", args=arguments
             )
         except KeyboardInterrupt:
             print("\nStopped. What was done is on disk; the same command goes on from there.", file=sys.stderr)
@@ -45,6 +50,13 @@ def _commands() -> dict[str, Callable[..., Any]]:
         "export": export.command,
         "bench": bench.command,
     }
+
+
+def train_with_preset(arguments: list[str]) -> tuple[Callable[..., Any], list[str]]:
+    """See `kdinpaint.cli.train.with_preset`."""
+    from kdinpaint.cli.train import with_preset
+
+    return with_preset(arguments)
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *details: Any) -> None:  # noqa: ANN401

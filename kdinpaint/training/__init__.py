@@ -13,10 +13,12 @@ from kdinpaint.training.config import (
 )
 from kdinpaint.training.evaluation import evaluate_model, evaluate_models
 from kdinpaint.training.objectives import Losses, Objective, StudentObjective, TeacherObjective, inpainting_loss
+from kdinpaint.training.presets import PRESETS, Preset
 from kdinpaint.training.run import Run
 from kdinpaint.training.train import train
 
 __all__ = [
+    "PRESETS",
     "DataConfig",
     "DistillConfig",
     "EvaluationConfig",
@@ -24,6 +26,7 @@ __all__ = [
     "Losses",
     "Objective",
     "OptimConfig",
+    "Preset",
     "Run",
     "RuntimeConfig",
     "StudentConfig",

@@ -1,16 +1,16 @@
 """From a folder of photos to a trained, measured inpainter."""
 
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 
-from kdinpaint._core.errors import ConfigError, DataError, WeightsError
-from kdinpaint.data import common_folder, list_images
+from kdinpaint._core.errors import ConfigError, WeightsError
+from kdinpaint.data import common_folder
 from kdinpaint.models import AutoEncoder, InpaintingNet, create_model, load_model
 from kdinpaint.training.config import TrainConfig
 from kdinpaint.training.figures import write_contact_sheet
 from kdinpaint.training.run import Run, config_dict
+from kdinpaint.training.sources import open_sources, split_photos
 
 __all__ = ["split_photos", "teacher_name", "train"]
 
@@ -42,10 +42,9 @@ def train(config: TrainConfig) -> dict[str, Any]:
         KDInpaintError: See the errors of `Run` and `Stage`.
         KeyboardInterrupt: After Ctrl-C, with everything on disk.
     """
-    if config.evaluation.photos is None:
-        photos, held_out = split_photos(config.photos, every=20)
-    else:
-        photos, held_out = list_images(config.photos), list_images(config.evaluation.photos)
+    sources = open_sources(
+        config.photos, config.data, config.evaluation, in_memory=config.runtime.photos_in_memory, every=20
+    )
     run = Run(
         config.out,
         config=config_dict(config),
@@ -53,10 +52,11 @@ def train(config: TrainConfig) -> dict[str, Any]:
         runtime=config.runtime,
         seed=config.seed,
         mixed_precision=config.mixed_precision,
-        photos=photos,
-        held_out=held_out,
+        photos=sources.photos,
+        held_out=sources.held_out,
+        masks=sources.masks,
     )
-    manifest = run.manifest(config.evaluation.per_bin)
+    manifest = run.manifest(config.evaluation.per_bin, masks=sources.test_masks, min_side=sources.min_side)
     torch.manual_seed(config.seed)
     teacher = _teacher(config, run)
     student = cast(InpaintingNet, create_model(config.model, in_channels=config.data.channels))
@@ -65,7 +65,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     write_contact_sheet(
         config.out / "contact_sheet.png",
         {"student": student},
-        manifest.pairs(common_folder(held_out), channels=config.data.channels),
+        manifest.pairs(common_folder(sources.held_out), channels=config.data.channels),
     )
     return results
 
@@ -81,19 +81,3 @@ def _teacher(config: TrainConfig, run: Run) -> AutoEncoder | None:
     if not isinstance(loaded, AutoEncoder):
         raise WeightsError(f"{config.teacher.weights} is a {type(loaded).__name__}; expected an AutoEncoder.")
     return loaded
-
-
-def split_photos(folder: Path, *, every: int) -> tuple[list[Path], list[Path]]:
-    """Training and held-out photos of one folder: photo 0, `every`, 2 `every`, ... is held out.
-
-    Raises:
-        DataError: Fewer than two photos.
-    """
-    files = list_images(folder)
-    held_out = files[::every]
-    rest = [file for number, file in enumerate(files) if number % every]
-    if not rest:
-        raise DataError(
-            f"{folder} holds a single photo; expected at least two, one of them for evaluation. Add photos."
-        )
-    return rest, held_out
