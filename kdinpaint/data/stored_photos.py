@@ -106,7 +106,11 @@ class StoredPhotos:
 
     def name(self, index: int) -> str:
         """The path of a photograph inside its store."""
-        return self.store.name(int(self._indices[index]))
+        return self.store.name(self.number(index))
+
+    def number(self, index: int) -> int:
+        """The number of a photograph inside its store."""
+        return int(self._indices[index])
 
     def files(self) -> list[Path]:
         """The files, for `PairManifest.build`.

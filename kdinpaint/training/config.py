@@ -20,7 +20,9 @@ __all__ = [
     "TrainConfig",
 ]
 
-DatasetName = Literal["celeba", "paris", "places2", "places2-large", "places2-challenge", "places2-challenge-large"]
+DatasetName = Literal[
+    "celeba", "paris", "places2", "places2-large", "places2-challenge", "places2-challenge-large", "shards"
+]
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,20 @@ from typing import Literal, get_args
 
 from kdinpaint._core.checks import check_choice
 from kdinpaint._core.errors import DataError
-from kdinpaint.data import CelebA, IrregularMasks, MaskFolder, ParisStreetView, Places2, StoredPhotos, list_images
+from kdinpaint.data import (
+    CelebA,
+    IrregularMasks,
+    MaskFolder,
+    ParisStreetView,
+    Places2,
+    StoredPhotos,
+    list_images,
+    open_store,
+)
 from kdinpaint.ops import RATIO_BINS
 from kdinpaint.training.config import DataConfig, DatasetName, EvaluationConfig
 
-__all__ = ["DATASETS", "Sources", "open_dataset", "open_masks", "open_sources", "split_photos"]
+__all__ = ["DATASETS", "Sources", "is_raw", "open_dataset", "open_masks", "open_sources", "split_photos"]
 
 DATASETS: tuple[str, ...] = get_args(DatasetName)
 
@@ -51,6 +60,11 @@ def open_dataset(root: Path, data: DataConfig, part: Part, *, in_memory: bool = 
         return CelebA(root, part, size=data.size, channels=data.channels, on_error=data.on_error, keep=keep)
     if name == "paris":
         return ParisStreetView(root, part, channels=data.channels, on_error=data.on_error, keep=keep)
+    if name == "shards":
+        if part == "test":
+            raise DataError(f"{root}: evaluation needs image files. Pass their folder as --evaluation.photos.")
+        store = open_store(root)
+        return StoredPhotos(store, channels=data.channels, enough=2 * data.size, on_error=data.on_error, keep=keep)
     return Places2(
         root,
         "train" if part == "train" else "val",
@@ -70,10 +84,15 @@ def open_masks(
     ratio: tuple[float, float] = (RATIO_BINS[0], RATIO_BINS[-1]),
 ) -> IrregularMasks:
     """Mask files to train with. Those of the NVIDIA training archive, known by its folders, are varied at random."""
-    raw = any("disocclusion_img_mask" in str(path) for path in (root, *root.glob("*"), *root.glob("*/*")))
-    if raw:
+    if is_raw(root):
         return IrregularMasks(root, split="train", polarity=polarity, ratio=ratio)
     return IrregularMasks(root, polarity=MaskFolder(root, polarity=polarity).polarity, ratio=ratio)
+
+
+def is_raw(root: Path) -> bool:
+    """Whether a folder holds the NVIDIA training masks, as the archive lays them out."""
+    name = "disocclusion_img_mask"
+    return name in root.parts or (root / name).is_dir() or (root / "irregular_mask" / name).is_dir()
 
 
 def open_sources(
