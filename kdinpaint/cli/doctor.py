@@ -125,7 +125,7 @@ def _masks(config: DoctorConfig, root: Path) -> Iterator[Finding]:
 
 def _costs(preset: Preset, found: Estimate, milliseconds: float, budget: float) -> Iterator[Finding]:
     name = torch.cuda.get_device_name(found.device) if found.device.type == "cuda" else "this CPU"
-    how = ", scaled from one small image" if found.scaled else ""
+    how = ", scaled from one image" if found.scaled else ""
     teacher, student = preset.teacher.optim, preset.student.optim
     yield Finding(
         "ok",

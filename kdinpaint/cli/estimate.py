@@ -20,7 +20,7 @@ from kdinpaint.training.train import teacher_name
 
 __all__ = ["Estimate", "estimate_run"]
 
-_PROBE = 128
+_PROBE, _IMAGES = 256, 1
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Estimate:
 def estimate_run(preset: Preset, *, device: str | None = None) -> Estimate:
     """Time a step of the teacher and of the student of a preset, and find the memory that they need.
 
-    On a GPU with the batches of the preset; on a CPU with one image of 128 pixels, scaled by the number of
+    On a GPU with the batches of the preset; on a CPU with one image of at most 256 pixels, scaled by the number of
     pixels: all but the attention of one small level grows with it.
 
     Args:
@@ -60,7 +60,7 @@ def estimate_run(preset: Preset, *, device: str | None = None) -> Estimate:
     size, batch, factor = data.size, preset.student.optim.batch, 1.0
     if where.type == "cpu":
         size = min(size, _PROBE)
-        factor, batch = batch * (data.size / size) ** 2, 1
+        factor, batch = batch / _IMAGES * (data.size / size) ** 2, _IMAGES
     generator = torch.Generator().manual_seed(0)
     mask = torch.zeros(batch, 1, size, size)
     mask[..., size // 4 : size * 3 // 4, size // 4 : size * 3 // 4] = 1

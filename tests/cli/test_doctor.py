@@ -91,22 +91,22 @@ def test_time_and_memory_are_told(place, capsys, monkeypatch):
     monkeypatch.setattr("kdinpaint.training.presets.PRESETS", {"paper-celeba": small})
     code, out = doctor(capsys, place / "celeba", "--device=cpu")
     assert code == 0
-    for text in ("time: about", "scaled from one small image", "time: --budget", "memory: about", "data: "):
+    for text in ("time: about", "scaled from one image", "time: --budget", "memory: about", "data: "):
         assert text in out
 
 
-def test_the_estimate_scales_with_the_pixels(monkeypatch):
-    """One image of 64 pixels scaled to 128, against 128 measured."""
+def test_the_estimate_scales_to_the_batch(monkeypatch):
+    """One image scaled to a batch of four, against the batch measured."""
     preset = PRESETS["paper-celeba"]
     preset = dataclasses.replace(
         preset,
         model="kdinpaint_small",
-        data=dataclasses.replace(preset.data, size=128),
-        student=dataclasses.replace(preset.student, optim=dataclasses.replace(preset.student.optim, batch=1)),
+        data=dataclasses.replace(preset.data, size=96),
+        student=dataclasses.replace(preset.student, optim=dataclasses.replace(preset.student.optim, batch=4)),
     )
     found = []
-    for probe in (64, 128):
-        monkeypatch.setattr("kdinpaint.cli.estimate._PROBE", probe)
+    for images in (1, 4):
+        monkeypatch.setattr("kdinpaint.cli.estimate._IMAGES", images)
         found.append(estimate_run(preset, device="cpu"))
     scaled, direct = found
     assert (scaled.scaled, direct.scaled) == (True, False)
