@@ -39,6 +39,8 @@ class EvaluateConfig:
     per_bin: int = 50
     """Pairs in each hole-ratio bin."""
     seed: int = 0
+    protocol: Literal["default", "edgeconnect", "skimage7", "lama", "lbam", "mat"] = "default"
+    """How predictions become numbers; see kdinpaint.metrics.measure."""
     out: Path | None = None
     """Where manifest.json, metrics.json and contact_sheet.png go; RUN/evaluation by default."""
     device: str | None = None
@@ -57,13 +59,14 @@ def run_evaluation(config: EvaluateConfig) -> tuple[dict[str, Any], Path]:
     models = _models(config)
     manifest = _manifest(config)
     pairs = manifest.pairs(config.photos, channels=_channels(models))
-    folder = config.out or config.run / "evaluation" / manifest.hash[:12]
+    suffix = "" if config.protocol == "default" else f"-{config.protocol}"
+    folder = config.out or config.run / "evaluation" / f"{manifest.hash[:12]}{suffix}"
     results = {
-        "protocol": "default",
+        "protocol": config.protocol,
         "manifest": manifest.hash,
         "seed": config.seed,
         "environment": environment(),
-        "models": evaluate_models(models, pairs, size=manifest.size),
+        "models": evaluate_models(models, pairs, size=manifest.size, protocol=config.protocol),
     }
     manifest.save(folder / "manifest.json")
     write_text(folder / "metrics.json", json.dumps(results, indent=1) + "\n")

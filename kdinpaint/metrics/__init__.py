@@ -1,20 +1,31 @@
 """Image quality per image, under named protocols, in tables per hole ratio."""
 
+from kdinpaint.metrics.comparison import Comparison, MeasuredMethod, Value, compare_runs
+from kdinpaint.metrics.comparison_text import render_comparison
 from kdinpaint.metrics.image import PSNR_CAP, hole_l1, hole_psnr, psnr, ssim
+from kdinpaint.metrics.paper import PAPER_BINS, PAPER_TABLE, PublishedValue
 from kdinpaint.metrics.protocols import PROTOCOLS, measure
 from kdinpaint.metrics.render import compare_methods, render_summary
 from kdinpaint.metrics.rounding import round_to_uint8
 from kdinpaint.metrics.table import RatioTable
 
 __all__ = [
+    "PAPER_BINS",
+    "PAPER_TABLE",
     "PROTOCOLS",
     "PSNR_CAP",
+    "Comparison",
+    "MeasuredMethod",
+    "PublishedValue",
     "RatioTable",
+    "Value",
     "compare_methods",
+    "compare_runs",
     "hole_l1",
     "hole_psnr",
     "measure",
     "psnr",
+    "render_comparison",
     "render_summary",
     "round_to_uint8",
     "ssim",
