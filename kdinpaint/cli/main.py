@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _commands() -> dict[str, Callable[..., Any]]:
     # Imported here, so that `kdinpaint` without the extra says what to install.
-    from kdinpaint.cli import bench, demo, doctor, evaluate, export, inpaint, table, train
+    from kdinpaint.cli import bench, demo, doctor, evaluate, export, inpaint, protocols, table, train
 
     return {
         "demo": demo.command,
@@ -51,6 +51,7 @@ def _commands() -> dict[str, Callable[..., Any]]:
         "bench": bench.command,
         "doctor": doctor.command,
         "table": table.command,
+        "protocols": protocols.command,
     }
 
 

@@ -4,6 +4,7 @@ from kdinpaint.metrics.comparison import Comparison, MeasuredMethod, Value, comp
 from kdinpaint.metrics.comparison_text import render_comparison
 from kdinpaint.metrics.image import PSNR_CAP, hole_l1, hole_psnr, psnr, ssim
 from kdinpaint.metrics.paper import PAPER_BINS, PAPER_TABLE, PublishedValue
+from kdinpaint.metrics.perceptual import PerceptualMetrics
 from kdinpaint.metrics.protocols import PROTOCOLS, measure
 from kdinpaint.metrics.render import compare_methods, render_summary
 from kdinpaint.metrics.rounding import round_to_uint8
@@ -16,6 +17,7 @@ __all__ = [
     "PSNR_CAP",
     "Comparison",
     "MeasuredMethod",
+    "PerceptualMetrics",
     "PublishedValue",
     "RatioTable",
     "Value",
