@@ -17,5 +17,7 @@ def test_tables_are_what_the_results_give():
 def test_results_name_command_and_machine():
     for path in (ROOT / "benchmarks" / "results").glob("*.json"):
         content = json.loads(path.read_text(encoding="utf-8"))
-        assert content["command"].startswith(("python benchmarks/", "kdinpaint bench ")), path.name
+        assert content["command"].startswith(("python benchmarks/", "kdinpaint bench ", "kdinpaint protocols ")), (
+            path.name
+        )
         assert {"processor", "threads", "torch", "python"} <= set(content["environment"]), path.name

@@ -1,5 +1,6 @@
 """`kdinpaint protocols`: the same images and the same predictions under every protocol."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -10,8 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
+from kdinpaint._core.files import write_text
 from kdinpaint.data import MaskGenerator, PairManifest, common_folder, demo_photos, list_images
 from kdinpaint.metrics import PROTOCOLS, measure
+from kdinpaint.training.environment import environment
 
 __all__ = ["ProtocolsConfig", "command", "compare_protocols"]
 
@@ -27,6 +30,8 @@ class ProtocolsConfig:
     images: int = 24
     """How many images."""
     seed: int = 0
+    out: Path | None = None
+    """JSON file for the results."""
 
 
 def command(config: Annotated[ProtocolsConfig, tyro.conf.arg(name="")]) -> None:
@@ -38,6 +43,15 @@ def command(config: Annotated[ProtocolsConfig, tyro.conf.arg(name="")]) -> None:
         print(f"{name:14}{cells[0]:>8}{cells[1]:>9}")
     similarities = [values["ssim"] for values in results.values()]
     print(f"\nOne set of predictions, SSIM from {min(similarities):.3f} to {max(similarities):.3f}.")
+    if config.out is not None:
+        content = {
+            "command": f"kdinpaint protocols --out {config.out}",
+            "options": {"size": config.size, "images": config.images, "seed": config.seed},
+            "manifest": digest,
+            "environment": environment(),
+            "protocols": results,
+        }
+        write_text(config.out, json.dumps(content, indent=1) + "\n")
     print(f"{config.images} images of {config.size} pixels, holes of 20-30 %, manifest {digest[:12]}")
 
 
