@@ -119,3 +119,30 @@ def test_evaluate_writes_what_table_reads(tmp_path, capsys):
     assert text.startswith("| SSIM ")
     assert "PSNR" not in text, "lama has none"
     assert len(cells(text, "second")) == 2
+
+
+def test_evaluate_adds_perceptual_metrics_of_the_composites(tmp_path, capsys, monkeypatch):
+    """With a stand-in for the networks whose weights would be fetched: it sees known pixels as they are."""
+    seen = []
+
+    class Recorder:
+        def __init__(self, device):
+            pass
+
+        def update(self, preds, target):
+            seen.append((preds == target).all(1).float().mean((1, 2)))
+
+        def compute(self):
+            return {"lpips": 0.25, "fid": 12.5}
+
+    monkeypatch.setattr("kdinpaint.cli.evaluate.PerceptualMetrics", Recorder)
+    stand_ins.save(tmp_path / "photos", "0.png", stand_ins.picture(0, (64, 64)))
+    save_model(create_model("kdinpaint_tiny"), tmp_path / "net")
+    where = [f"--photos={tmp_path / 'photos'}", "--size=64", "--per-bin=1", "--device=cpu", "--perceptual"]
+    main(["evaluate", str(tmp_path / "net"), *where])
+    assert "net: lpips 0.2500, fid 12.5000" in capsys.readouterr().out
+    (folder,) = (tmp_path / "net" / "evaluation").iterdir()
+    content = json.loads((folder / "metrics.json").read_text())
+    assert content["perceptual"] == {"net": {"lpips": 0.25, "fid": 12.5}}
+    known = [1 - record["ratio"] for record in content["models"]["net"]["records"]]
+    assert [float(share) for part in seen for share in part] == pytest.approx(known, abs=0.02)
