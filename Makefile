@@ -27,7 +27,7 @@ lint: $(call STAMP,test) $(call STAMP,lint)
 docs: $(call STAMP,docs)
 	$(BIN)/mkdocs build --strict --quiet
 
-examples: $(call STAMP,demo)
+examples: $(call STAMP,test)
 	for example in examples/*.py; do $(BIN)/python $$example --smoke || exit 1; done
 
 # One rule for every extra: the environment, then the package with that extra.

@@ -275,15 +275,54 @@ def protocols(content: dict[str, Any]) -> str:
     )
 
 
+def ablation(content: dict[str, Any]) -> str:
+    from kdinpaint.ablation import report
+
+    name = content["grid"]["name"]
+    pictures = [
+        f"![{what}](../images/{name}_{kind}.png)\n"
+        for kind, what in (
+            ("forest", "Paired differences with their intervals"),
+            ("steps", "Paired differences over training steps"),
+            ("holes", "Paired differences by hole ratio"),
+        )
+        if (ROOT / "docs" / "images" / f"{name}_{kind}.png").exists()
+    ]
+    return "\n".join([report(content), *pictures])
+
+
+def meta_cost(content: dict[str, Any]) -> str:
+    rows = [
+        [
+            name if name == "step" else f"step and update, {name}",
+            f"{found['milliseconds']['median']:.0f}",
+            "{:.2f} ({:.2f} to {:.2f})".format(*found["times_a_plain_step"]),
+            f"{found['peak_mib']:.1f}",
+            f"{found['peak_times_a_plain_step']:.2f}",
+        ]
+        for name, found in content["variants"].items()
+    ]
+    return (
+        markdown(["", "ms", "of the step", "peak MiB", "of the step"], rows)
+        + f"\n\n`{content['command']}`; `{content['model']}`, {content['size']} px, batch {content['batch']}, hole of "
+        f"{content['hole_ratio']:.0%}; {machine(content['environment'])}.\n"
+    )
+
+
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "model_cost": ("cost.md", model_cost),
     "plain_vs_distilled_bundled": ("results.md", plain_vs_distilled),
     "retrofit_study_photos": ("results.md", retrofit_study),
+    "meta_cost": ("distillation.md", meta_cost),
     "adaptive_conv_cpu": ("speed.md", adaptive_conv),
     "adaptive_conv_gpu": ("speed.md", adaptive_conv),
     "training_step_cpu": ("speed.md", training_step),
     "training_step_gpu": ("speed.md", training_step),
     "protocols": ("../use/compare.md", protocols),
+    **{
+        f"ablation_{grid}": ("what_helps.md", ablation)
+        for grid in ("parts", "factorial", "capacity", "adaptive_conv", "importance", "teacher")
+    },
 }
 """By name of the result file: the page that shows it, and how. Without the file the page says so."""
 

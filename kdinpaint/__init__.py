@@ -1,6 +1,7 @@
 """kdinpaint: distillation-guided image inpainting as modules that plug into any encoder-decoder."""
 
 from kdinpaint.distill import (
+    AttentionTransferLoss,
     CrossDistillLoss,
     FrozenTeacher,
     MetaLearner,
@@ -27,6 +28,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AdaptiveConv2d",
+    "AttentionTransferLoss",
     "AutoEncoder",
     "CrossDistillLoss",
     "Distiller",

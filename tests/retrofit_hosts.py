@@ -250,6 +250,33 @@ class Catch:
         self.caught[self.name] = seen[-1]
 
 
+class PartialStage(nn.Module):
+    """A partial convolution: what is known weighs, and what becomes known goes on as a second feature."""
+
+    def __init__(self, before: int, after: int) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(before, after, 3, 2, 1, bias=False), nn.BatchNorm2d(after)
+
+    def forward(self, x: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+        share = F.avg_pool2d(known, 3, 2, 1)
+        y = self.norm(self.conv(x * known) / (share + 0.1)).relu()
+        return y, (share > 0).to(x.dtype)
+
+
+class Partial(nn.Module):
+    """Stages take feature and mask and give both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.levels = nn.ModuleList([PartialStage(3, 6), PartialStage(6, 8)])
+        self.head = nn.Conv2d(14, 3, 1)
+
+    def forward(self, image: Tensor, hole: Tensor) -> Tensor:
+        a, known = self.levels[0](image, 1 - hole)
+        b, known = self.levels[1](a, known)
+        return self.head(torch.cat([up(a, image), up(b * known, image)], 1))
+
+
 def white_is_hole(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     return (args[0] >= 1).all(1, keepdim=True)
 
@@ -283,6 +310,7 @@ CASES = {
     ),
     "tuples": Case(Tuples, RetrofitPlan(["a", "b"], inputs=(0, 0), outputs=0), CHANNEL),
     "dicts": Case(Dicts, RetrofitPlan(["a", "b"], inputs={"?": ("features", "x")}, cond_mask=True), CHANNEL),
+    "partial": Case(Partial, RetrofitPlan(["levels.*"], mask="arg:1", outputs=0), (IMAGE, MASK)),
     "lists": Case(Lists, RetrofitPlan(["encoder"], outputs=2), CHANNEL),
     "reused": Case(Reused, RetrofitPlan(["second"]), CHANNEL),
     "nhwc": Case(NHWC, RetrofitPlan(["block"]), CHANNEL),

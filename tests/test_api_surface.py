@@ -28,6 +28,7 @@ ROOMS = [
             "inference",
             "exporting",
             "training",
+            "ablation",
         )
     ),
 ]

@@ -40,14 +40,29 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _commands() -> dict[str, Callable[..., Any]]:
     # Imported here, so that `kdinpaint` without the extra says what to install.
-    from kdinpaint.cli import bench, demo, doctor, evaluate, export, inpaint, protocols, table, train
+    from kdinpaint.cli import (
+        ablate,
+        bench,
+        demo,
+        doctor,
+        evaluate,
+        export,
+        inpaint,
+        inspect,
+        protocols,
+        table,
+        train,
+    )
 
     return {
         "demo": demo.command,
         "train": train.command,
         "evaluate": evaluate.command,
         "inpaint": inpaint.command,
+        "inspect": inspect.command,
         "export": export.command,
+        "ablate": ablate.command,
+        "ablate-report": ablate.report_command,
         "bench": bench.command,
         "doctor": doctor.command,
         "table": table.command,

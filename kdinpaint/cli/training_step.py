@@ -130,9 +130,9 @@ class TrainingStep:
         """Give the generators of kernels and offsets random weights of a scale that yields the wanted spread."""
         for module in net.modules():
             if isinstance(module, AdaptiveConv2d):
-                _scale_first_output(module.offset_conv, self.spread)
-                if module.kernel_conv is not None:
-                    _scale_first_output(module.kernel_conv, 1.0)
+                for conv, deviation in ((module.offset_conv, self.spread), (module.kernel_conv, 1.0)):
+                    if conv is not None:
+                        _scale_first_output(conv, deviation)
         batch = self._batch(0.25)
         with torch.no_grad():
             net(batch["image"], batch["mask"])

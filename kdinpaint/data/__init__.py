@@ -13,6 +13,7 @@ from kdinpaint.data.pair_entry import PairEntry
 from kdinpaint.data.paris import ParisStreetView
 from kdinpaint.data.photos import PhotoFolder
 from kdinpaint.data.places2 import Places2
+from kdinpaint.data.resident import ResidentBatches, ResidentData
 from kdinpaint.data.samples import TrainingSamples
 from kdinpaint.data.stored_photos import StoredPhotos
 from kdinpaint.data.stores import FolderStore, MemoryStore, TarStore, open_store
@@ -32,6 +33,8 @@ __all__ = [
     "ParisStreetView",
     "PhotoFolder",
     "Places2",
+    "ResidentBatches",
+    "ResidentData",
     "StoredPhotos",
     "TarStore",
     "TrainingSamples",

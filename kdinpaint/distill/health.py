@@ -45,12 +45,14 @@ def importance_health(weights: Sequence[Tensor], distances: Sequence[Tensor]) ->
     """Effective channels (as a share of C) and correlation with distance, averaged over levels.
 
     Args:
-        weights: One (B, C) a level.
+        weights: One (B, C) a level, >= 0; their size does not matter, only their shares.
         distances: One (B, C) a level.
 
     Returns:
         {"effective_share": in (0, 1], "correlation": in [-1, 1]}.
     """
-    share = torch.stack([effective_channels(w) / w.shape[1] for w in weights]).mean()
+    wide = [w.to(torch.promote_types(w.dtype, torch.float32)) for w in weights]
+    shares = [w / w.sum(1, keepdim=True).clamp_min(1e-30) for w in wide]
+    share = torch.stack([effective_channels(w) / w.shape[1] for w in shares]).mean()
     correlation = torch.stack([importance_correlation(w, d) for w, d in zip(weights, distances, strict=True)]).mean()
     return {"effective_share": float(share), "correlation": float(correlation)}

@@ -1,127 +1,86 @@
-"""Meta-learning of channel importance: a channel deserves weight if imitating it serves the task."""
+"""Meta-learning of what to imitate: a channel deserves weight if imitating it serves the task."""
 
-import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdinpaint._core.checks import check_choice
-from kdinpaint._core.errors import ConfigError, ShapeError
+from kdinpaint._core.errors import ConfigError
 from kdinpaint.distill.health import importance_health
+from kdinpaint.distill.hypergradient import Bilevel, Hypergradient, VirtualSteps, aligned, looked_ahead, unrolled
+from kdinpaint.distill.replay import Replay
 
-__all__ = ["MetaLearner", "MetaMethod", "channel_alignment"]
+__all__ = ["MetaLearner", "MetaMethod"]
 
-MetaMethod = Literal["align"]
-
-
-def channel_alignment(
-    distances: Callable[[], Sequence[Tensor]],
-    parameters: Sequence[Tensor],
-    direction: Sequence[Tensor | None],
-    *,
-    epsilon: float = 0.01,
-) -> list[Tensor] | None:
-    r"""Inner products $\langle \nabla_\theta d_{bc}(\theta), v \rangle$ of all samples and channels at once.
-
-    Central difference along v: two evaluations without gradients give every one of the B x C products,
-
-    $$\langle \nabla d_{bc}, v \rangle \approx \frac{d_{bc}(\theta + e v) - d_{bc}(\theta - e v)}{2 e},
-    \qquad e = \epsilon / \lVert v \rVert .$$
-
-    The parameters are moved in place and come back bit for bit, also after an error.
-
-    Args:
-        distances: Evaluates the distances, a list of (B, C), at the current values of `parameters`. It must
-            not update statistics or draw random numbers.
-        parameters: theta.
-        direction: v, one tensor (or None, for zero) a parameter.
-        epsilon: Length of the step in parameter space; 1e-4 to 1e-2 is accurate in float32.
-
-    Returns:
-        One (B, C) tensor a level, float32 or wider; None if v is zero or not finite.
-    """
-    sides = _both_sides(distances, parameters, direction, epsilon)
-    return None if sides is None else _products(*sides)
-
-
-@torch.no_grad()
-def _both_sides(
-    distances: Callable[[], Sequence[Tensor]],
-    parameters: Sequence[Tensor],
-    direction: Sequence[Tensor | None],
-    epsilon: float,
-) -> tuple[list[Tensor], list[Tensor], float] | None:
-    """Distances at theta + e v and theta - e v, and e."""
-    moved = [(p, v) for p, v in zip(parameters, direction, strict=True) if v is not None]
-    norm = math.sqrt(sum(float(v.float().square().sum()) for _, v in moved))
-    if not math.isfinite(norm) or norm == 0:
-        return None
-    step = epsilon / norm
-    saved = [p.clone() for p, _ in moved]
-    sides: list[list[Tensor]] = []
-    try:
-        for sign in (1, -1):
-            for (parameter, v), origin in zip(moved, saved, strict=True):
-                parameter.copy_(origin).add_(v, alpha=sign * step)
-            with torch.autocast(moved[0][0].device.type, enabled=False):
-                sides.append([d.to(torch.promote_types(d.dtype, torch.float32)) for d in distances()])
-    finally:
-        for (parameter, _), origin in zip(moved, saved, strict=True):
-            parameter.copy_(origin)
-    return sides[0], sides[1], step
-
-
-def _products(plus: list[Tensor], minus: list[Tensor], step: float) -> list[Tensor]:
-    return [(a - b) / (2 * step) for a, b in zip(plus, minus, strict=True)]
+MetaMethod = Literal["align", "lookahead", "l2t"]
 
 
 class MetaLearner:
-    r"""Trains importance predictors so that distillation serves the task (bilevel, first order).
+    r"""Trains importance predictors so that distillation serves the task (bilevel optimisation).
 
-    Weights $\rho$ enter the distillation loss linearly and do not depend on the student $\theta$, so the task
-    loss after one virtual step on it changes by
+    The student $\theta$ descends a matching loss $L_m(\theta, \rho) = \sum_l \lambda_l \frac{1}{B} \sum_{bc}
+    \rho^l_{bc} d^l_{bc}(\theta)$; the predictors behind $\rho$ descend the task loss $L_o$ of the student that results.
+    The three methods differ in which student that is, and so in cost (in forward passes F of the student, where
+    an ordinary step is about 3 F; the page "Forms of distillation" has measured ones):
 
-    $$\frac{\partial L_{task}}{\partial \rho_{bc}} \propto -\lambda\,\langle \nabla_\theta d_{bc}, v \rangle,
-    \qquad v = \nabla_\theta L_{task}.$$
+    - "align": after an infinitesimal step, $\partial L_o / \partial \rho_{bc} \propto -\lambda \langle \nabla_\theta
+      d_{bc}, v \rangle$ with $v = \nabla L_o(\theta)$. All products come from two forward passes without gradients
+      (`kdinpaint.distill.channel_alignment`). First order: any operator will do. 2 F, and 2 F for v.
+    - "lookahead": after one step of length `inner_lr`, the same with v at $\theta - \eta \nabla_\theta L_m$: exact for
+      that step, still first order. 8 F.
+    - "l2t": after `inner_steps` SGD steps on $L_m$ and one on $L_o$, exactly, in reverse mode (Jang et al. 2019,
+      "Learning What and Where to Transfer"). Needs operators that can be differentiated twice, as
+      `kdinpaint.adaptive_conv2d` can, and memory for one second-order graph and `inner_steps` + 1 copies of the
+      parameters. About 33 F for two steps.
 
-    method="align" takes v at the present parameters, which an ordinary training step computes anyway;
-    the products come from two forward passes without gradients (`channel_alignment`). No second derivative is
-    needed, so any operator will do. Predictors are trained nowhere else: trained jointly with the loss they
-    weight, they move all weight to the channel that is easiest to match.
+    Predictors are trained nowhere else: trained jointly with the loss they weight, they move all weight to the channel
+    that is easiest to match. Targets and $\rho$ are those of the present student throughout.
 
-    Call `step` between `backward()` and `optimizer.step()`, as the example does.
+    Call `step` between `backward()` and `optimizer.step()`, as the example does. It evaluates what it is given at
+    other parameters and goes back: parameters, buffers of `modules`, random numbers and `.grad` are afterwards what
+    they were, bit for bit, also after an error. Every evaluation draws the same random numbers, starts from the same
+    buffers, and runs without autocast. In distributed training every process calls it with its share of the batch,
+    and all make the update that one process would make with the whole batch.
 
     Args:
-        predictors: Parameters of the importance predictors.
-        method: "align".
+        predictors: What the importance depends on: `meta_parameters()` of the losses.
+        aligners: What the distances depend on beside the student: `CrossDistillLoss.aligner_parameters()`.
+        method: "align", "lookahead" or "l2t".
         every: Update on every this many steps.
-        lr: Of Adam on the predictors; 1e-4 for long runs, 1e-3 below about 20,000 steps.
+        lr: Of Adam on all of these; 1e-4 for long runs, 1e-3 below about 20,000 steps.
         weight_decay: Of the same.
-        epsilon: See `channel_alignment`.
+        epsilon: See `kdinpaint.distill.channel_alignment`.
+        inner_lr: Learning rate of the virtual steps ("lookahead", "l2t"). Too long a step measures overshoot: "l2t"
+            warns and makes no update where its step on the task loss does not lower it.
+        inner_steps: Virtual steps on the matching loss ("l2t").
+        inner_momentum: Of the virtual steps ("l2t").
+        inner_weight_decay: Of the virtual steps ("l2t").
 
     Raises:
-        ConfigError: No predictor parameters, or `every` below 1.
+        ConfigError: Nothing to train, an unknown method, or a number out of range.
 
     Example:
         >>> import torch
         >>> from kdinpaint import CrossDistillLoss, MetaLearner
         >>> encoder, head = torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.Conv2d(8, 3, 1)
         >>> cross = CrossDistillLoss([8])
-        >>> meta = MetaLearner(cross.predictors.parameters(), every=1, lr=1e-2)
+        >>> meta = MetaLearner(cross.meta_parameters(), every=1, lr=1e-2)
         >>> image, mask = torch.rand(2, 3, 16, 16), torch.ones(2, 1, 16, 16)
         >>> teacher = [torch.randn(2, 8, 16, 16)]
-        >>> feature = encoder(image * (1 - mask))
-        >>> task = (head(feature) - image).abs().mean()
+        >>> def loss():
+        ...     feature = encoder(image * (1 - mask))
+        ...     return (head(feature) - image).abs().mean(), feature
+        >>> task, feature = loss()
         >>> parameters = list(encoder.parameters())
         >>> v = torch.autograd.grad(task, parameters, retain_graph=True)
         >>> (task + 0.1 * cross([feature], teacher, mask)).backward()
         >>> health = meta.step(
         ...     parameters=parameters,
-        ...     direction=v,
-        ...     distances=lambda: cross.distances([encoder(image * (1 - mask))], teacher, mask),
+        ...     distances=lambda: cross.distances([loss()[1]], teacher, mask),
         ...     importance=cross.importance(teacher, mask),
+        ...     direction=v,  # for "lookahead" and "l2t": task=lambda: loss()[0]
         ... )
         >>> round(health["effective_share"], 3)
         1.0
@@ -129,24 +88,35 @@ class MetaLearner:
 
     def __init__(
         self,
-        predictors: Iterable[torch.nn.Parameter],
+        predictors: Iterable[nn.Parameter],
         *,
+        aligners: Iterable[nn.Parameter] = (),
         method: MetaMethod = "align",
         every: int = 10,
         lr: float = 1e-4,
         weight_decay: float = 1e-4,
         epsilon: float = 0.01,
+        inner_lr: float = 1e-3,
+        inner_steps: int = 2,
+        inner_momentum: float = 0.0,
+        inner_weight_decay: float = 0.0,
     ) -> None:
-        check_choice(method, ("align",), "method")
+        check_choice(method, get_args(MetaMethod), "method")
         self.predictors = list(predictors)
-        if not self.predictors:
+        self.aligners = list(aligners)
+        if not self.predictors and not self.aligners:
             raise ConfigError("there are no predictor parameters to train; build the losses with importance='learned'.")
-        if every < 1:
-            raise ConfigError(f"every is {every}; expected at least 1.")
+        if every < 1 or inner_steps < 1 or inner_lr <= 0:
+            raise ConfigError(
+                f"every is {every}, inner_steps {inner_steps} and inner_lr {inner_lr}; expected at least 1 step, and a "
+                f"rate above 0."
+            )
         self.method: MetaMethod = method
         self.every = every
         self.epsilon = epsilon
-        self.optimizer = torch.optim.Adam(self.predictors, lr=lr, weight_decay=weight_decay)
+        self.inner = VirtualSteps(inner_lr, inner_steps, inner_momentum, inner_weight_decay)
+        self.optimizer = torch.optim.Adam([*self.predictors, *self.aligners], lr=lr, weight_decay=weight_decay)
+        self._pending: list[tuple[list[Tensor], Hypergradient]] = []
 
     def due(self, step: int) -> bool:
         """Whether to update the predictors at this step, counted from 0."""
@@ -156,50 +126,91 @@ class MetaLearner:
         self,
         *,
         parameters: Sequence[Tensor],
-        direction: Sequence[Tensor | None],
         distances: Callable[[], Sequence[Tensor]],
         importance: Sequence[Tensor],
         weights: Sequence[float] | None = None,
+        direction: Sequence[Tensor | None] | None = None,
+        task: Callable[[], Tensor] | None = None,
+        modules: Iterable[nn.Module] = (),
+        velocity: Sequence[Tensor | None] | None = None,
+        update: bool = True,
     ) -> dict[str, float] | None:
         """Update the predictors once.
 
         Args:
-            parameters: Of the student, those the distances depend on.
-            direction: Gradient of the task loss with respect to each of them, or None.
-            distances: Evaluates the unweighted distances, one (B, C) a level; called twice, see
-                `channel_alignment`. Targets must be held fixed.
+            parameters: Of the student: for "align" and "lookahead" those the distances depend on; for "l2t" all that
+                its virtual steps are to move, those included that only the task loss depends on.
+            distances: Evaluates the unweighted distances at the present parameters, one (B, C) a level. Targets must be
+                held fixed.
             importance: Weights rho, one (B, C) a level, attached to the predictors.
             weights: The factor with which each level enters the student's loss; 1 by default.
+            direction: Gradient of the task loss with respect to each parameter, or None: for "align" alone, instead of
+                `task`, because an ordinary step has computed it anyway.
+            task: Evaluates the task loss at the present parameters, a scalar.
+            modules: Modules whose buffers an evaluation changes, such as batch statistics.
+            velocity: Momentum buffers for the virtual steps of "l2t" to start from, one (or None) a parameter; zeros by
+                default. They are read only.
+            update: False adds this batch's hypergradient to the next call's: with gradient accumulation, pass True with
+                the last part of a batch alone.
 
         Returns:
-            Health of the importance before the update (see `kdinpaint.distill.importance_health`); None if no
-            update was made because the direction is zero or something is not finite.
+            Health of the importance before the update (see `kdinpaint.distill.importance_health`); None if
+            this batch gave no hypergradient because the direction is zero, something is not finite (on any process),
+            or a virtual step overshot.
 
         Raises:
+            ConfigError: Neither task nor direction, or direction alone for a method that looks ahead.
             ShapeError: Distances and importance do not fit each other.
         """
-        sides = _both_sides(distances, parameters, direction, self.epsilon)
-        if sides is None:
-            return None
-        products = _products(*sides)
-        if not all(bool(torch.isfinite(p).all()) for p in products):
-            return None
-        factors = [1.0] * len(products) if weights is None else list(weights)
-        shapes = [tuple(p.shape) for p in products], [tuple(r.shape) for r in importance]
-        if shapes[0] != shapes[1] or len(factors) != len(products):
-            raise ShapeError(
-                f"distances are {shapes[0]}, importance {shapes[1]} and there are {len(factors)} weights; "
-                f"expected one (B, C) and one weight a level."
+        if task is None and (direction is None or self.method != "align"):
+            raise ConfigError(
+                f"method {self.method!r} evaluates the task loss itself; pass task=, a callable that returns it"
+                f"{' (or its gradient as direction=)' if self.method == 'align' else ''}."
             )
-        gradients = [-factor / p.shape[0] * p for factor, p in zip(factors, products, strict=True)]
-        # Adam ignores the scale of the hypergradient, weight decay does not: fix it at a root mean square of 1.
-        scale = torch.cat([g.flatten() for g in gradients]).square().mean().sqrt().clamp_min(1e-30)
-        cotangents = [(g / scale).to(r.dtype) for g, r in zip(gradients, importance, strict=True)]
+        self.inner.velocity = velocity
+        factors = [1.0] * len(importance) if weights is None else list(weights)
+        with Replay(parameters, modules) as replay:
+            bilevel = Bilevel(replay, distances, [r.detach() for r in importance], factors, task, self.aligners)
+            if self.method == "l2t":
+                found = unrolled(bilevel, self.inner)
+            elif self.method == "lookahead":
+                found = looked_ahead(bilevel, self.inner, self.epsilon)
+            else:
+                found = aligned(bilevel, bilevel.task_gradient()[1] if direction is None else direction, self.epsilon)
+        usable = _everywhere(found is not None and found.finite, parameters)
+        if usable and found is not None:
+            self._pending.append((list(importance), found))
+        if update and self._pending:
+            self._update()
+        return importance_health(importance, found.distances) if usable and found is not None else None
+
+    def _update(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(list(importance), cotangents, inputs=self.predictors)
+        # Adam ignores the scale of the hypergradient, weight decay does not: fix it at a root mean square of 1.
+        scale = _root_mean_square([g for _, found in self._pending for g in found.importance])
+        learned = [
+            (rho, (g / scale).to(rho.dtype))
+            for importance, found in self._pending
+            for rho, g in zip(importance, found.importance, strict=True)
+            if rho.requires_grad
+        ]
+        if learned and self.predictors:
+            roots, cotangents = [r for r, _ in learned], [g for _, g in learned]
+            # Not `backward`, which would set off the hooks of data-parallel wrappers outside of their pass.
+            with torch.autocast(self.predictors[0].device.type, enabled=False):
+                slopes = torch.autograd.grad(roots, self.predictors, cotangents, allow_unused=True)
+            for predictor, slope in zip(self.predictors, slopes, strict=True):
+                predictor.grad = slope
+            _sum([p.grad for p in self.predictors if p.grad is not None])
+        if self.aligners:
+            totals = [torch.stack(parts).sum(0) for parts in zip(*(f.aligners for _, f in self._pending), strict=True)]
+            _sum(totals)
+            scale = _root_mean_square(totals)
+            for aligner, total in zip(self.aligners, totals, strict=True):
+                aligner.grad = (total / scale).to(aligner.dtype)
+        self._pending.clear()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return importance_health(importance, [(a + b) / 2 for a, b in zip(*sides[:2], strict=True)])
 
     def state_dict(self) -> dict[str, Any]:
         """State of the optimiser; the predictors are saved with the losses that own them."""
@@ -208,3 +219,31 @@ class MetaLearner:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
         self.optimizer.load_state_dict(state["optimizer"])
+
+
+def _distributed() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def _everywhere(good: bool, like: Sequence[Tensor]) -> bool:
+    """Whether all processes say so: none may go on alone to where the others are waited for."""
+    if not _distributed():
+        return good
+    flag = torch.tensor(float(good), device=like[0].device)
+    torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MIN)
+    return bool(flag)
+
+
+def _sum(tensors: Sequence[Tensor]) -> None:
+    """Over all processes."""
+    if _distributed():
+        for tensor in tensors:
+            torch.distributed.all_reduce(tensor)
+
+
+def _root_mean_square(tensors: Sequence[Tensor]) -> Tensor:
+    """Of all entries of all processes."""
+    flat = torch.cat([t.flatten() for t in tensors])
+    square, count = flat.square().sum(), flat.new_tensor(float(flat.numel()))
+    _sum([square, count])
+    return (square / count).sqrt().clamp_min(1e-30)

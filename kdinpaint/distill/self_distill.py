@@ -7,7 +7,13 @@ from torch import Tensor, nn
 
 from kdinpaint._core.checks import check_feature
 from kdinpaint._core.errors import ConfigError, ShapeError
-from kdinpaint.distill.channelwise import ChannelDistillLoss, DistanceReduction, DistanceScale, Importance
+from kdinpaint.distill.channelwise import (
+    ChannelDistillLoss,
+    DistanceReduction,
+    DistanceScale,
+    Importance,
+    LevelWeights,
+)
 from kdinpaint.distill.importance import ImportancePool
 from kdinpaint.layers.blocks import downsampling_conv
 from kdinpaint.ops.masks import MaskResize
@@ -31,7 +37,7 @@ class SelfDistillLoss(ChannelDistillLoss):
         scale: "none", or "teacher_std" to divide by the deeper feature's running standard deviation.
         reduction: "mean" over hole cells and pairs, or "sum" of both; always the mean over the batch.
         mask_resize: "max", "nearest" or "area", see `kdinpaint.ops.resize_mask`.
-        level_weights: One factor per pair (L-1); 1 by default.
+        level_weights: One factor per pair (L-1), 1 by default; or "learned", see `CrossDistillLoss`.
         floor: See `kdinpaint.TransferImportancePredictor`.
         temperature: See `kdinpaint.TransferImportancePredictor`.
         pool: See `kdinpaint.TransferImportancePredictor`.
@@ -61,7 +67,7 @@ class SelfDistillLoss(ChannelDistillLoss):
         scale: DistanceScale = "none",
         reduction: DistanceReduction = "mean",
         mask_resize: MaskResize = "max",
-        level_weights: Sequence[float] | None = None,
+        level_weights: LevelWeights | None = None,
         floor: float = 0.1,
         temperature: float = 1.0,
         pool: ImportancePool = "all",

@@ -35,6 +35,7 @@ class AdaptiveConv2d(nn.Module):
         modulation: How V comes from the generator's output g: "sigmoid" 2 sigmoid(g), bounded and positive;
             "linear" 1 + g; "softmax" K^2 softmax(g), whose sum is fixed; "none" V = 1.
         max_offset: Largest offset in pixels (through tanh); no limit by default, as in Eq. 4.
+        offsets: False fixes the offsets at 0 and leaves V alone (an ablation).
         condition_channels: Channels of an extra input that only the generators see, for example 1 for a mask.
         backend: As in `kdinpaint.adaptive_conv2d`.
         device: Of the parameters.
@@ -65,6 +66,7 @@ class AdaptiveConv2d(nn.Module):
         *,
         modulation: Modulation = "sigmoid",
         max_offset: float | None = None,
+        offsets: bool = True,
         condition_channels: int = 0,
         backend: Backend = "auto",
         device: torch.device | None = None,
@@ -97,7 +99,7 @@ class AdaptiveConv2d(nn.Module):
                 dtype=dtype,
             )
 
-        self.offset_conv = generator(2 * self.geometry.taps)
+        self.offset_conv = generator(2 * self.geometry.taps) if offsets else None
         self.kernel_conv = None if modulation == "none" else generator(self.geometry.taps)
         self.reset_parameters()
 
@@ -115,10 +117,15 @@ class AdaptiveConv2d(nn.Module):
     def generate(self, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Offsets (B, 2K^2, H_out, W_out), in pixels, and kernel V (B, K^2, H_out, W_out) for an input."""
         seen = x if condition is None else torch.cat([x, condition.to(x.dtype)], 1)
-        offset = self.offset_conv(seen).float() if x.dtype != torch.float64 else self.offset_conv(seen)
+        taps = self.geometry.taps
+        if self.offset_conv is None:
+            size = self.geometry.output_size((x.shape[-2], x.shape[-1]))
+            wide = torch.promote_types(x.dtype, torch.float32)
+            offset = torch.zeros(x.shape[0], 2 * taps, *size, device=x.device, dtype=wide)
+        else:
+            offset = self.offset_conv(seen).float() if x.dtype != torch.float64 else self.offset_conv(seen)
         if self.max_offset is not None:
             offset = self.max_offset * torch.tanh(offset / self.max_offset)
-        taps = offset.shape[1] // 2
         if self.kernel_conv is None:
             return offset, torch.ones_like(offset[:, :taps])
         raw = self.kernel_conv(seen).to(offset.dtype)

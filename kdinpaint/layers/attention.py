@@ -1,6 +1,6 @@
 """Attention with an adaptive global-local structure, for the decoder."""
 
-from typing import Literal, cast
+from typing import Literal, cast, overload
 
 import torch
 from einops import rearrange
@@ -111,20 +111,37 @@ class GlobalLocalAttention(nn.Module):
             scores = scores.masked_fill(hole, -torch.inf)
         return scores.softmax(-1), rearrange(self.value(source), "b c h w -> b (h w) c")
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+    @overload
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor: ...
+    @overload
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, *, return_attention: Literal[True]
+    ) -> tuple[Tensor, Tensor]: ...
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, *, return_attention: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """Apply the block.
 
         Args:
             x: (B, C, H, W).
             mask: (B, 1, H_m, W_m), 1 = hole, from the feature's resolution upwards; only `known_keys` uses it.
+            return_attention: Also return the attention (B, H, W, N), how each position shares itself among N keys.
 
         Raises:
             ShapeError: Shapes do not fit the block.
+            ConfigError: `return_attention` with fusion="local", which has none.
         """
         check_feature(x, "x", channels=self.channels)
+        if not return_attention:
+            return self._fuse(x, *(self.attention(x, mask) if self.query is not None else (None, None)))
+        if self.query is None:
+            raise ConfigError("fusion='local' has no attention to return; choose another fusion.")
+        rows, values = self.attention(x, mask)
+        return self._fuse(x, rows, values), rearrange(rows, "b (h w) n -> b h w n", h=x.shape[-2])
+
+    def _fuse(self, x: Tensor, rows: Tensor | None, values: Tensor | None) -> Tensor:
         far = near = None
-        if self.query is not None:
-            rows, values = self.attention(x, mask)
+        if rows is not None and values is not None:
             far = rearrange(rows @ values, "b (h w) c -> b c h w", h=x.shape[-2])
         if self.local is not None:
             near = self.local(x)

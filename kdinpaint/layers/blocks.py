@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from kdinpaint._core.errors import ConfigError
 
-__all__ = ["ResidualBlock", "downsampling_conv"]
+__all__ = ["GatedConv2d", "ResidualBlock", "downsampling_conv"]
 
 
 def downsampling_conv(
@@ -72,3 +72,24 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
         return x + self.conv2(self.act(self.conv1(self.act(x))))
+
+
+class GatedConv2d(nn.Conv2d):
+    """conv3x3(x) * sigmoid(conv3x3'(x)), both as one convolution of twice the channels; a gated convolution.
+
+    Args:
+        channels: Channels in and out.
+        device: Of the parameters.
+        dtype: Of the parameters.
+
+    Shape:
+        (B, C, H, W) -> (B, C, H, W)
+    """
+
+    def __init__(self, channels: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None) -> None:
+        super().__init__(channels, 2 * channels, 3, padding=1, device=device, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        value, gate = super().forward(x).chunk(2, dim=1)
+        return value * torch.sigmoid(gate)

@@ -1,6 +1,6 @@
 """FillerBlock: the parallel, lightweight branch that fills holes so that the encoder need not (Eq. 3)."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -8,14 +8,15 @@ from torch import Tensor, nn
 from kdinpaint._core.checks import check_choice, check_feature, check_mask
 from kdinpaint._core.errors import ConfigError
 from kdinpaint.layers.adaptive_conv import AdaptiveConv2d, Modulation
-from kdinpaint.layers.blocks import downsampling_conv
+from kdinpaint.layers.blocks import GatedConv2d, downsampling_conv
 from kdinpaint.ops.masks import resize_mask
 from kdinpaint.ops.pointwise import pointwise_conv2d
 
-__all__ = ["FillerBlock", "FillerConv", "FillerMode"]
+__all__ = ["FillerBlock", "FillerConv", "FillerMode", "FillerRegion"]
 
 FillerMode = Literal["parallel", "serial"]
-FillerConv = Literal["adaptive", "plain"]
+FillerConv = Literal["adaptive", "kernel", "offsets", "plain", "dilated", "gated"]
+FillerRegion = Literal["hole", "everywhere"]
 
 
 class FillerBlock(nn.Module):
@@ -31,7 +32,9 @@ class FillerBlock(nn.Module):
         out_channels: Channels of the level's output.
         stride: Of the level; 1 or even. Serial blocks have stride 1.
         hidden_channels: Width inside; half of `out_channels` by default.
-        conv: "adaptive", or "plain" for ordinary 3x3 convolutions (an ablation).
+        conv: "adaptive"; or, for ablations, an adaptive convolution with its "kernel" V or its "offsets" alone,
+            "plain" 3x3 convolutions, "dilated" ones (by 2 and 4), or "gated" ones.
+        region: "hole", or "everywhere" to add the residual to known cells, too (an ablation: mere capacity).
         mode: "parallel" is Eq. 3, the block reads the level's input. "serial" is the ICCV form, the block
             reads the level's output x' and the level becomes x' + fill(x') M.
         modulation: As in `kdinpaint.AdaptiveConv2d`.
@@ -64,6 +67,7 @@ class FillerBlock(nn.Module):
         stride: int = 2,
         hidden_channels: int | None = None,
         conv: FillerConv = "adaptive",
+        region: FillerRegion = "hole",
         mode: FillerMode = "parallel",
         modulation: Modulation = "sigmoid",
         max_offset: float | None = None,
@@ -72,7 +76,8 @@ class FillerBlock(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        check_choice(conv, ("adaptive", "plain"), "conv")
+        check_choice(conv, get_args(FillerConv), "conv")
+        check_choice(region, get_args(FillerRegion), "region")
         check_choice(mode, ("parallel", "serial"), "mode")
         if mode == "serial" and (in_channels != out_channels or stride != 1):
             raise ConfigError(
@@ -84,26 +89,32 @@ class FillerBlock(nn.Module):
         self.out_channels = out_channels
         self.stride = stride
         self.mode: FillerMode = mode
-        self.cond_mask = cond_mask and conv == "adaptive"
+        self.region: FillerRegion = region
+        adaptive = conv in ("adaptive", "kernel", "offsets")
+        self.cond_mask = cond_mask and adaptive
 
-        def inner() -> nn.Module:
-            if conv == "plain":
-                return nn.Conv2d(hidden, hidden, 3, padding=1, device=device, dtype=dtype)
+        def inner(dilation: int) -> nn.Module:
+            if conv == "gated":
+                return GatedConv2d(hidden, device=device, dtype=dtype)
+            if not adaptive:
+                reach = dilation if conv == "dilated" else 1
+                return nn.Conv2d(hidden, hidden, 3, padding=reach, dilation=reach, device=device, dtype=dtype)
             return AdaptiveConv2d(
                 hidden,
                 hidden,
                 3,
                 padding=1,
-                modulation=modulation,
+                modulation="none" if conv == "offsets" else modulation,
                 max_offset=max_offset,
+                offsets=conv != "kernel",
                 condition_channels=int(cond_mask),
                 device=device,
                 dtype=dtype,
             )
 
         self.entry = downsampling_conv(in_channels, hidden, stride=stride, device=device, dtype=dtype)
-        self.conv1 = inner()
-        self.conv2 = inner()
+        self.conv1 = inner(2)
+        self.conv2 = inner(4)
         self.exit = nn.Conv2d(hidden, out_channels, 1, device=device, dtype=dtype)
         self.act = nn.LeakyReLU(0.2)
         nn.init.zeros_(self.exit.weight)
@@ -123,6 +134,8 @@ class FillerBlock(nn.Module):
         check_mask(mask, x, same_size=False)
         hidden = self.act(self.entry(x))
         hole = resize_mask(mask, (hidden.shape[-2], hidden.shape[-1])).to(hidden.dtype)
+        if self.region == "everywhere":
+            hole = torch.ones_like(hole)
         filled = self.act(self._convolve(self.conv1, hidden, hole, region=None))
         filled = self._convolve(self.conv2, filled, hole, region=hole)
         return pointwise_conv2d(hidden + filled, self.exit.weight, self.exit.bias, hole)

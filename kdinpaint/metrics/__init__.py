@@ -1,7 +1,8 @@
-"""Image quality per image, under named protocols, in tables per hole ratio."""
+"""Image quality per image, under named protocols, in tables per hole ratio; what features know and give away."""
 
 from kdinpaint.metrics.comparison import Comparison, MeasuredMethod, Value, compare_runs
 from kdinpaint.metrics.comparison_text import render_comparison
+from kdinpaint.metrics.features import adaptive_statistics, area_under_curve, hole_gap, mask_probe_auc
 from kdinpaint.metrics.image import PSNR_CAP, hole_l1, hole_psnr, psnr, ssim
 from kdinpaint.metrics.paper import PAPER_BINS, PAPER_TABLE, PublishedValue
 from kdinpaint.metrics.perceptual import PerceptualMetrics
@@ -21,10 +22,14 @@ __all__ = [
     "PublishedValue",
     "RatioTable",
     "Value",
+    "adaptive_statistics",
+    "area_under_curve",
     "compare_methods",
     "compare_runs",
+    "hole_gap",
     "hole_l1",
     "hole_psnr",
+    "mask_probe_auc",
     "measure",
     "psnr",
     "render_comparison",

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from kdinpaint._core.checks import check_feature
 from kdinpaint._core.errors import ConfigError, KDInpaintWarning
-from kdinpaint.models.decoder import Decoder
+from kdinpaint.layers.attention import AttentionFusion
+from kdinpaint.models.decoder import AttentionMap, Decoder
 from kdinpaint.models.encoder import Encoder
 from kdinpaint.models.hub import HubModel
 from kdinpaint.models.padding import crop_to, pad_to_multiple
@@ -43,6 +44,8 @@ class AutoEncoder(nn.Module, HubModel):
         head_channels: Width of the decoder at full resolution.
         dilations: Of the residual blocks at the deepest level of the decoder.
         taught: Indices of the levels that `encode` returns, in its order; all of them by default.
+        attention: Fusion of a `GlobalLocalAttention` in the decoder, as in the student's: it teaches attention, see
+            `kdinpaint.AttentionTransferLoss`. None for none.
         device: Of the parameters.
         dtype: Of the parameters.
 
@@ -69,6 +72,7 @@ class AutoEncoder(nn.Module, HubModel):
         head_channels: int = 16,
         dilations: Sequence[int] = (1,),
         taught: Sequence[int] | None = None,
+        attention: AttentionFusion | None = None,
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -97,6 +101,7 @@ class AutoEncoder(nn.Module, HubModel):
             in_channels,
             head_channels=head_channels,
             dilations=dilations,
+            attention=attention,
             device=device,
             dtype=dtype,
         )
@@ -162,6 +167,18 @@ class AutoEncoder(nn.Module, HubModel):
         """The features x* of the taught levels, shallow to deep, of the image padded to a multiple of 2^L."""
         features = self._levels(image)
         return [features[level] for level in self.taught]
+
+    def attend(self, image: Tensor) -> tuple[list[Tensor], AttentionMap]:
+        """The features that `encode` returns, and what the decoder's attention did with them.
+
+        Raises:
+            ConfigError: There is no attention.
+        """
+        features, tapped = self._levels(image), list[AttentionMap]()
+        self.decoder(features, tapped=tapped)
+        if not tapped:
+            raise ConfigError("this autoencoder has no attention; build it with attention='fuse', as the student's.")
+        return [features[level] for level in self.taught], tapped[0]
 
     def _levels(self, image: Tensor) -> list[Tensor]:
         check_feature(image, "image", channels=self.in_channels)

@@ -1,6 +1,7 @@
 """The decoder: context at the deepest level, upsampling, optional skips and attention."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +10,20 @@ from torch.nn import functional as F
 from kdinpaint.layers.attention import AttentionFusion, GlobalLocalAttention
 from kdinpaint.layers.blocks import ResidualBlock
 
-__all__ = ["Decoder"]
+__all__ = ["AttentionMap", "Decoder"]
+
+
+@dataclass
+class AttentionMap:
+    """What the attention of a decoder did.
+
+    Attributes:
+        rows: (B, H, W, N), how each position shares itself among N keys; sums to 1.
+        feature: (B, C, H, W), what it looked at.
+    """
+
+    rows: Tensor
+    feature: Tensor
 
 
 class Decoder(nn.Module):
@@ -74,27 +88,44 @@ class Decoder(nn.Module):
             conv(head_channels, out_channels),
         )
 
-    def forward(self, features: Sequence[Tensor], x: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        features: Sequence[Tensor],
+        x: Tensor | None = None,
+        mask: Tensor | None = None,
+        *,
+        tapped: list[AttentionMap] | None = None,
+    ) -> Tensor:
         """The image.
 
         Args:
             features: One (B, C_l, H / 2^l, W / 2^l) a level, shallow to deep.
             x: (B, input_channels, H, W), the network input, where there are skips.
             mask: (B, 1, H, W), 1 = hole; only attention with known_keys uses it.
+            tapped: A list that gets the attention map, if there is attention.
 
         Returns:
             (B, out_channels, H, W) in [0, 1].
         """
         out: Tensor = self.context(features[-1])
-        if self.attention is not None and len(features) == 1:
-            out = self.attention(out, mask)
+        if len(features) == 1:
+            out = self._attend(out, mask, tapped)
         for number, (join, block) in enumerate(zip(self.joins, self.blocks, strict=True)):
             out = F.interpolate(out, scale_factor=2.0, mode="nearest")
             out = block(join(torch.cat([out, features[-2 - number]], 1) if self.skips else out))
-            if self.attention is not None and number == 0:
-                out = self.attention(out, mask)
+            if number == 0:
+                out = self._attend(out, mask, tapped)
         out = F.interpolate(out, scale_factor=2.0, mode="nearest")
         if self.skips:
             assert x is not None
             out = torch.cat([out, x], 1)
         return torch.sigmoid(self.head(out))
+
+    def _attend(self, x: Tensor, mask: Tensor | None, tapped: list[AttentionMap] | None) -> Tensor:
+        if self.attention is None:
+            return x
+        if tapped is None:
+            return self.attention(x, mask)
+        out, rows = self.attention(x, mask, return_attention=True)
+        tapped.append(AttentionMap(rows, x))
+        return out

@@ -80,17 +80,24 @@ class Encoder(nn.Module):
         return features
 
     @torch.no_grad()
-    def load_from(self, other: "Encoder") -> None:
+    def load_from(self, other: "Encoder", *, leading: bool = False) -> None:
         """Copy the levels of an encoder that sees a prefix of this one's input channels.
 
         Weights of further input channels become zero, so that features of an intact image are the same.
+
+        Args:
+            other: Has the same levels.
+            leading: Let it have wider levels, of which the leading channels are taken.
         """
         for mine, theirs in zip(self.levels, other.levels, strict=True):
-            state = theirs.state_dict()
-            first = mine.state_dict()["0.weight"]
-            given = state["0.weight"]
-            if first.shape[1] > given.shape[1]:
-                widened = torch.zeros_like(first)
-                widened[:, : given.shape[1]] = given
-                state["0.weight"] = widened
+            state, wanted = theirs.state_dict(), mine.state_dict()
+            for name in wanted if leading else ("0.weight",):
+                given, target = state[name], wanted[name]
+                if leading:
+                    given = given[tuple(slice(length) for length in target.shape)]
+                if target.shape[1:] != given.shape[1:]:
+                    widened = torch.zeros_like(target[: len(given)])
+                    widened[:, : given.shape[1]] = given[:, : target.shape[1]]
+                    given = widened
+                state[name] = given
             mine.load_state_dict(state)

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from kdinpaint._core.checks import check_choice, check_feature, check_mask
 from kdinpaint._core.errors import ConfigError
 from kdinpaint.layers.attention import AttentionFusion
-from kdinpaint.layers.filler import FillerBlock, FillerConv
-from kdinpaint.models.decoder import Decoder
+from kdinpaint.layers.filler import FillerBlock, FillerConv, FillerRegion
+from kdinpaint.models.decoder import AttentionMap, Decoder
 from kdinpaint.models.encoder import Encoder
 from kdinpaint.models.hub import HubModel
 from kdinpaint.models.padding import crop_to, pad_to_multiple
@@ -35,7 +35,9 @@ class InpaintingNet(nn.Module, HubModel):
         dilations: Of the residual blocks at the deepest level.
         skips: Hand encoder features and the input to the decoder.
         filler: "parallel" (Eq. 3), "serial" (the ICCV form) or "none".
-        filler_conv: "adaptive" or "plain", see `FillerBlock`.
+        filler_conv: As `conv` of `FillerBlock`: "adaptive", or one of its ablations.
+        filler_region: As `region` of `FillerBlock`.
+        filler_width: Width inside a filler block, as a share of its level's channels.
         cond_mask: See `FillerBlock`.
         max_offset: See `FillerBlock`.
         attention: Fusion of the `GlobalLocalAttention`, or None for no attention.
@@ -48,7 +50,7 @@ class InpaintingNet(nn.Module, HubModel):
         image (B, C, H, W) in [0, 1], mask (B, 1, H, W) with 1 = hole -> (B, C, H, W) in [0, 1]
 
     Raises:
-        ConfigError: No levels, a level without channels, or an unknown filler.
+        ConfigError: No levels, a level without channels, an unknown filler, or a filler_width that is not positive.
 
     Example:
         >>> import torch
@@ -70,6 +72,8 @@ class InpaintingNet(nn.Module, HubModel):
         skips: bool = True,
         filler: Filler = "parallel",
         filler_conv: FillerConv = "adaptive",
+        filler_region: FillerRegion = "hole",
+        filler_width: float = 0.5,
         cond_mask: bool = False,
         max_offset: float | None = None,
         attention: AttentionFusion | None = "fuse",
@@ -82,6 +86,8 @@ class InpaintingNet(nn.Module, HubModel):
         check_choice(filler, ("parallel", "serial", "none"), "filler")
         if not channels or min(channels) < 1:
             raise ConfigError(f"channels is {channels}; expected the width of at least one level, each at least 1.")
+        if filler_width <= 0:
+            raise ConfigError(f"filler_width is {filler_width}; expected a positive share of the level's channels.")
         self.in_channels = in_channels
         self.channels = tuple(channels)
         self.stride = 2 ** len(channels)
@@ -105,7 +111,9 @@ class InpaintingNet(nn.Module, HubModel):
                         after if filler == "serial" else before,
                         after,
                         stride=1 if filler == "serial" else 2,
+                        hidden_channels=max(int(after * filler_width), 1),
                         conv=filler_conv,
+                        region=filler_region,
                         mode=filler,
                         max_offset=max_offset,
                         cond_mask=cond_mask,
@@ -135,23 +143,34 @@ class InpaintingNet(nn.Module, HubModel):
     def forward(
         self, image: Tensor, mask: Tensor, *, return_features: Literal[True]
     ) -> tuple[Tensor, list[Tensor]]: ...
+    @overload
     def forward(
-        self, image: Tensor, mask: Tensor, *, return_features: bool = False
-    ) -> Tensor | tuple[Tensor, list[Tensor]]:
+        self, image: Tensor, mask: Tensor, *, return_features: Literal[True], return_attention: Literal[True]
+    ) -> tuple[Tensor, list[Tensor], AttentionMap]: ...
+    def forward(
+        self, image: Tensor, mask: Tensor, *, return_features: bool = False, return_attention: bool = False
+    ) -> Tensor | tuple[Tensor, list[Tensor]] | tuple[Tensor, list[Tensor], AttentionMap]:
         """Predict the whole image; use `kdinpaint.ops.composite` to keep the known pixels.
 
         Args:
             image: (B, C, H, W) in [0, 1]; any size.
             mask: (B, 1, H, W), 1 = hole, float or bool.
             return_features: Also return the encoder features, for distillation.
+            return_attention: Also return the features and what the decoder's attention did, for its transfer.
 
         Raises:
             ShapeError: Shapes do not fit each other or the network.
+            ConfigError: `return_attention` from a network without attention.
         """
         check_feature(image, "image", channels=self.in_channels)
         check_mask(mask, image)
         x, hole = self.prepare(image, mask)
         features: list[Tensor] = self.encoder(x, hole)
-        out: Tensor = self.decoder(features, x, hole)
+        tapped: list[AttentionMap] | None = [] if return_attention else None
+        out: Tensor = self.decoder(features, x, hole, tapped=tapped)
         out = crop_to(out, (image.shape[-2], image.shape[-1]))
-        return (out, features) if return_features else out
+        if tapped is None:
+            return (out, features) if return_features else out
+        if not tapped:
+            raise ConfigError("this network has no attention to return; build it with attention='fuse'.")
+        return out, features, tapped[0]

@@ -12,6 +12,7 @@ from kdinpaint.retrofitting.trainable import (
     disabled,
     filler_state_dict,
     load_filler_state_dict,
+    masked,
     set_trainable,
 )
 from kdinpaint.retrofitting.wrappers import FilledStage
@@ -31,6 +32,7 @@ __all__ = [
     "filler_state_dict",
     "inspect",
     "load_filler_state_dict",
+    "masked",
     "remove_taps",
     "retrofit",
     "set_trainable",

@@ -1,5 +1,6 @@
 """Distiller: feature-level supervision of any network, as one module beside it."""
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Literal, get_args
@@ -227,12 +228,13 @@ class Distiller(nn.Module):
     def meta_step(
         self,
         meta: MetaLearner,
-        direction: Sequence[Tensor | None],
+        direction: Sequence[Tensor | None] | None,
         *args: Any,  # noqa: ANN401 - the student's
         image: Tensor | None = None,
         mask: Tensor,
         teacher_features: Sequence[Tensor] | None = None,
         student_kwargs: Mapping[str, Any] | None = None,
+        task: Callable[[Any], Tensor] | None = None,
         **kwargs: Any,  # noqa: ANN401
     ) -> dict[str, float] | None:
         """Update the importance predictors: channels whose imitation serves the user's own loss gain weight.
@@ -249,42 +251,46 @@ class Distiller(nn.Module):
                 guide.meta_step(meta, direction, x, image=truth, mask=mask)
             optimizer.step()
 
-        The student runs three more times, without gradients; its buffers and the random state are as before
-        afterwards. In distributed training every process calls it, and the predictors are averaged.
+        The student runs three more times, without gradients ("align"); its buffers and the random state are as before
+        afterwards. In distributed training every process calls it, see `MetaLearner`.
 
         Args:
             meta: Made with `predictors()`.
-            direction: From `direction(task)`, taken before `backward()`.
+            direction: From `direction(task)`, taken before `backward()`; None for methods that take `task`.
             *args: As in the call.
             image: As in the call.
             mask: As in the call.
             teacher_features: As in the call.
             student_kwargs: As in the call.
+            task: The user's own loss of the student's output, for the methods "lookahead" and "l2t".
             **kwargs: As in the call.
 
         Returns:
             See `MetaLearner.step`.
         """
 
-        def run() -> list[Tensor]:
-            with untouched(self.student):
-                return self._features(args, kwargs, student_kwargs, mask)[1]
+        def run() -> tuple[Any, list[Tensor]]:
+            with contextlib.nullcontext() if torch.is_grad_enabled() else untouched(self.student):
+                return self._features(args, kwargs, student_kwargs, mask)
 
-        features = run()
+        with torch.no_grad():
+            features = run()[1]
         targets = self._targets(image, teacher_features, features)
         held = [f.detach() for f in features[1:]]
         terms = list(self._terms(features, targets, mask))
 
         def distances() -> list[Tensor]:
-            return [d for *_, found in self._terms(run(), targets, mask, held=held) for d in found()]
+            return [d for *_, found in self._terms(run()[1], targets, mask, held=held) for d in found()]
 
         predictors = self.predictors()
         for predictor in predictors:
             predictor.requires_grad_(True)
         try:
             health = meta.step(
-                parameters=self._students(),
+                parameters=[*self._students(), *(self.trainable() if meta.method == "l2t" else ())],
                 direction=direction,
+                task=None if task is None else lambda: task(run()[0]),
+                modules=[self.student],
                 distances=distances,
                 importance=[rho for _, term, found, _ in terms for rho in term.importance(found, mask)],
                 weights=[float(self._factor(name)) * w for name, term, *_ in terms for w in term.pair_weights()],
@@ -292,10 +298,6 @@ class Distiller(nn.Module):
         finally:
             for predictor in predictors:
                 predictor.requires_grad_(False)
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            for predictor in predictors:
-                torch.distributed.all_reduce(predictor.data)
-                predictor.data.div_(torch.distributed.get_world_size())
         return health
 
     def remove(self) -> None:

@@ -1,7 +1,9 @@
 """The way of the mask from the host's own arguments to its stages."""
 
+import contextlib
 import sys
 import threading
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
@@ -27,10 +29,11 @@ class Frame:
 
 
 class _Stack(threading.local):
-    """Calls in progress in this thread. A copy is empty."""
+    """Calls in progress in this thread, and masks that it was given from outside. A copy is empty."""
 
     def __init__(self) -> None:
         self.frames: list[Frame] = []
+        self.given: list[Frame] = []
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         return (_Stack, ())
@@ -53,9 +56,10 @@ class MaskFeed:
         self.frozen: list[nn.Parameter] = []
         self._stack = _Stack()
         self._again: dict[torch.device, Frame] = {}
+        self._lent: list[Frame] = []
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_again": {}}
+        return {**self.__dict__, "_again": {}, "_lent": []}
 
     def attach(self, model: nn.Module) -> None:
         """Put the hooks on the host."""
@@ -70,7 +74,8 @@ class MaskFeed:
         frame = Frame()
         frames.append(frame)
         if self.enabled:
-            frame.hole = self.source(args, kwargs)
+            given = self._stack.given
+            frame.hole = given[-1].hole if given else self.source(args, kwargs)
 
     def leave(self, model: nn.Module, args: Any, output: Any) -> None:  # noqa: ANN401
         """After the host has run or raised."""
@@ -91,21 +96,36 @@ class MaskFeed:
         if frames and feature.requires_grad and feature.grad_fn is not None and not torch.compiler.is_compiling():
             feature.register_hook(_Again(self._again, Frame(frames[-1].hole)))  # type: ignore[no-untyped-call]
 
+    @contextlib.contextmanager
+    def give(self, hole: Tensor) -> Iterator[None]:
+        """Inside, this is the hole, for calls of the host and of any method or part of it."""
+        frame = Frame(hole)
+        self._stack.given.append(frame)
+        self._lent.append(frame)  # a backward pass on a GPU runs in a thread of its own
+        try:
+            yield
+        finally:
+            self._stack.given.pop()
+            self._lent.remove(frame)
+
     def frame(self, device: torch.device) -> Frame:
-        """The call in progress, or the one that a backward pass repeats on that device.
+        """The call in progress, the mask that was given, or the call that a backward pass repeats on that device.
 
         Raises:
-            ConfigError: Neither: a stage was called without the host.
+            ConfigError: None of them: a stage was called without the host.
         """
-        frames = self._stack.frames
+        frames = self._stack.frames or self._stack.given
         if frames:
             return frames[-1]
         if not torch.compiler.is_compiling() and self._again:
             return self._again.get(device) or next(iter(self._again.values()))
+        if not torch.compiler.is_compiling() and self._lent and torch._C._current_graph_task_id() != -1:
+            return self._lent[-1]
         raise ConfigError(
             "a retrofitted stage runs outside a call of the model that was retrofitted, so nothing says where the "
-            "hole is. Call that model itself (a method such as forward_features passes its hooks by), retrofit the "
-            "submodule that is called, or run it inside disabled(model)."
+            "hole is. Call that model itself; or give the mask to methods such as forward_features, which pass by its "
+            "hooks: `with kdinpaint.retrofitting.masked(model, mask): ...`, the backward pass of checkpointed stages "
+            "included; or run it without fillers, inside disabled(model)."
         )
 
 

@@ -13,7 +13,7 @@ from kdinpaint.retrofitting.layouts import match as stride_of
 from kdinpaint.retrofitting.probe import Call, Seen, arguments, dry_run
 from kdinpaint.retrofitting.report import Level, table
 from kdinpaint.retrofitting.stages import channels_last
-from kdinpaint.retrofitting.trees import leaves
+from kdinpaint.retrofitting.trees import Path, leaves
 
 __all__ = ["Inspection", "inspect"]
 
@@ -38,11 +38,16 @@ class Inspection:
 
 @dataclass(frozen=True)
 class _Run:
-    """A call of one module with one feature in and one out."""
+    """A call of one module with a feature in and one out.
+
+    Attributes:
+        output: Path to the feature that it gives, beside others of its size; empty for a single one.
+    """
 
     call: Call
     x: Seen
     y: Seen
+    output: Path
     before: Layout
     after: Layout
     fine: int
@@ -72,7 +77,8 @@ def inspect(
         example_kwargs: Named arguments.
 
     Returns:
-        A record whose `levels` fit `RetrofitPlan(levels=...)`, and which prints as a table.
+        A record whose `levels` fit `RetrofitPlan(levels=...)`, and which prints as a table. Of a stage that gives
+        several features of one size, the first one counts; `Level.output` says where it is.
 
     Raises:
         ConfigError: The model does not run on the example, or there is no image in it.
@@ -96,18 +102,22 @@ def inspect(
     calls = dry_run(model, args, kwargs, modules)
     runs = [run for call in calls if (run := _run(call, modules[call.name], image)) is not None]
     levels = []
-    for first, last in _stages(runs, side_branches=False) or _stages(runs, side_branches=True):
+    crossing = [run for run in runs if run.coarse > run.fine and run.coarse % run.fine == 0]
+    found = _stages(runs, crossing, side_branches=False) or _stages(runs, crossing, side_branches=True)
+    # Where functions do it, as max_pool2d in a forward pass, what follows first has the resolution at both ends.
+    for first, last in found or _stages(runs, [run for run in runs if run.coarse == run.fine], side_branches=True):
         size = last.after.size(last.y.shape, image)
         before, after = first.before.channels(first.x.shape), last.after.channels(last.y.shape)
-        levels.append(Level(last.call.name, before, after, last.coarse, size, last.after.kind, first.call.name))
+        start, end = first.call.name, last.call.name
+        levels.append(Level(end, before, after, last.coarse, size, last.after.kind, start, last.output))
     return Inspection(tuple(levels), image)
 
 
 def _run(call: Call, module: nn.Module, image: Size) -> _Run | None:
-    """What a call does to the resolution, if it has one feature in and one out."""
+    """What a call does to the resolution, if it gives one feature, or several of one size: the first counts."""
     features = [t for t in call.outputs if t.feature]
     given = [t for t in call.inputs if t.feature]
-    if call.end < 0 or len(features) != 1 or not given:
+    if call.end < 0 or not features or not given or len({t.shape[-2:] for t in features}) > 1:
         return None
     x, y = given[0], features[0]
     try:
@@ -118,12 +128,11 @@ def _run(call: Call, module: nn.Module, image: Size) -> _Run | None:
             return None
     except ValueError:
         return None
-    return _Run(call, x, y, before, after, fine, coarse)
+    return _Run(call, x, y, y.path if len(features) > 1 else (), before, after, fine, coarse)
 
 
-def _stages(runs: Sequence[_Run], *, side_branches: bool) -> list[tuple[_Run, _Run]]:
+def _stages(runs: Sequence[_Run], down: Sequence[_Run], *, side_branches: bool) -> list[tuple[_Run, _Run]]:
     """First and last module of each stage: a way down, and what follows beside it at that resolution."""
-    down = [r for r in runs if r.coarse > r.fine and r.coarse % r.fine == 0]
     if not side_branches:  # what a module takes down and up again, as attention with reduced keys
         down = [r for r in down if not any(o.holds(r) and o.coarse < r.coarse for o in runs)]
     single = [r for r in down if not any(r.holds(o) and o.coarse != r.coarse for o in down)]

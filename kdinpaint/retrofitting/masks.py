@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from kdinpaint._core.checks import describe
 from kdinpaint._core.errors import ConfigError, ShapeError
 
-__all__ = ["MaskSource"]
+__all__ = ["MaskSource", "as_hole"]
 
 
 class MaskSource:

@@ -38,7 +38,7 @@ class RetrofitPlan:
             positions or keys inside it, as in (0, "feature"). The first one that looks like a feature by default.
             One selector for all levels, or a dict with one for each name or pattern.
         outputs: Which tensor of a tuple, list or dict that a stage gives is the feature; not needed for a single
-            one. As `inputs`.
+            one, nor for `levels` of `kdinpaint.inspect`, which know. As `inputs`.
         layout: Of the features, where the dry run cannot tell: "nchw", "nhwc", "tokens" or, with a fixed grid,
             "tokens:14x14". One for all levels, or a dict as for `inputs`.
         hidden_channels: See `FillerBlock`.
@@ -82,6 +82,9 @@ class RetrofitPlan:
                 "levels is empty; name at least one stage. kdinpaint.inspect(model, example) proposes some."
             )
         object.__setattr__(self, "levels", levels)
+        found = {entry.name: entry.output for entry in given if isinstance(entry, Level) and entry.output}
+        if found and (self.outputs is None or isinstance(self.outputs, Mapping)):
+            object.__setattr__(self, "outputs", {**found, **(self.outputs or {})})
         MaskSource(self.mask)
         check_choice(self.conv, get_args(FillerConv), "conv")
         check_choice(self.mode, get_args(FillerMode), "mode")

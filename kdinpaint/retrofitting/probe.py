@@ -3,6 +3,7 @@
 import contextlib
 import random
 import warnings
+from collections import OrderedDict, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from kdinpaint.retrofitting.trees import Path, leaves
 __all__ = ["Call", "Seen", "arguments", "dry_run", "untouched"]
 
 REGISTERED = ("_parameters", "_buffers", "_modules")
+CONTAINERS = (dict, OrderedDict, defaultdict, list, set)
 
 
 @dataclass(frozen=True)
@@ -64,11 +66,15 @@ def arguments(example: Any, kwargs: Mapping[str, Any] | None = None) -> tuple[tu
 
 @contextlib.contextmanager
 def untouched(model: nn.Module) -> Iterator[None]:
-    """Random numbers, modes, buffers, parameters' gradients and attributes are afterwards what they were before."""
+    """Random numbers, modes, buffers, parameters' gradients and attributes are afterwards what they were before.
+
+    So is what attributes hold, if they are dicts, lists or sets: a cache that a run fills would be stale later.
+    """
     modules = list(model.modules())
     tensors = [*model.parameters(), *model.buffers()]
     state = [dict(m.__dict__) for m in modules]
     registered: list[list[dict[str, Any]]] = [[dict(m.__dict__[key]) for key in REGISTERED] for m in modules]
+    held = {id(v): (v, v.copy()) for a in state for k, v in a.items() if k not in REGISTERED and type(v) in CONTAINERS}
     buffers = [(b, b.detach().clone()) for b in model.buffers()]
     devices = sorted({t.device.index or 0 for t in tensors if t.device.type == "cuda"})
     own = random.getstate(), np.random.get_state()
@@ -87,9 +93,19 @@ def untouched(model: nn.Module) -> Iterator[None]:
                 if list(present) != list(before) or any(present[name] is not before[name] for name in before):
                     present.clear()
                     present.update(before)
+        for container, content in held.values():
+            if not _same(container, content):
+                container.clear()
+                (container.extend if isinstance(container, list) else container.update)(content)
         with torch.no_grad():
             for buffer, kept in buffers:
                 buffer.copy_(kept)
+
+
+def _same(container: Any, content: Any) -> bool:  # noqa: ANN401 - one of CONTAINERS
+    """Whether two containers hold the same objects; tensors in them cannot be compared by value."""
+    parts = [[*map(id, c), *map(id, c.values() if isinstance(c, dict) else ())] for c in (container, content)]
+    return parts[0] == parts[1]
 
 
 def dry_run(

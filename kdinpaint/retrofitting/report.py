@@ -19,6 +19,7 @@ class Level:
         size: (height, width) of the feature in the dry run.
         layout: Of the feature: "nchw", "nhwc" or "tokens".
         start: Dotted path of the module that begins the stage; equal to `name` for a stage of one module.
+        output: Positions or keys that lead to the feature where the stage gives several; empty for a single one.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Level:
     size: tuple[int, int]
     layout: str = "nchw"
     start: str = ""
+    output: tuple[int | str, ...] = ()
 
     @property
     def target(self) -> str | tuple[str, str]:

@@ -136,6 +136,13 @@ def specify(
     in_place = x.path in first.in_place
     spec = StageSpec(name, start, x.path, y.path, before, after, stride, in_place)
     level = Level(
-        name, before.channels(x.shape), after.channels(y.shape), match(sizes[1], image), sizes[1], after.kind, start
+        name,
+        before.channels(x.shape),
+        after.channels(y.shape),
+        match(sizes[1], image),
+        sizes[1],
+        after.kind,
+        start,
+        y.path if sum(t.feature for t in last.outputs) > 1 else (),
     )
     return spec, level, y

@@ -162,6 +162,9 @@ class Taps:
         stages = {name: _stage(bare(model), name) for name in self._levels}
         self._layouts: dict[str, Layout] = {}
         for name, stage in stages.items():
+            level = self._levels[name]
+            if level is not None and level.output:
+                select.setdefault(name, level.output)
             if isinstance(stage, FilledStage):
                 self._layouts[name] = stage.spec.output_layout
                 select.setdefault(name, stage.spec.output_path)

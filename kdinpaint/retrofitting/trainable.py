@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from kdinpaint._core.checks import check_choice
 from kdinpaint._core.errors import ConfigError, WeightsError
 from kdinpaint.retrofitting.feed import MaskFeed, feed_of
+from kdinpaint.retrofitting.masks import as_hole
 from kdinpaint.retrofitting.wrappers import FILLER, FilledStage
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "filled_stages",
     "filler_state_dict",
     "load_filler_state_dict",
+    "masked",
     "restore_trainable",
     "set_trainable",
 ]
@@ -94,6 +96,42 @@ def disabled(model: nn.Module) -> Iterator[None]:
     finally:
         for feed, enabled in zip(feeds, before, strict=True):
             feed.enabled = enabled
+
+
+@contextlib.contextmanager
+def masked(model: nn.Module, mask: Tensor) -> Iterator[None]:
+    """Inside, this mask says where the hole is, for every method and part of the host that is called.
+
+    For calls that are not `model(...)`, such as `model.forward_features(x)` or `model.encoder(x)`: they have no
+    place for the mask that the plan knows. A call of the model itself takes this mask, too, instead of its own.
+    Checkpointed stages run again in the backward pass, which then belongs inside as well.
+
+    Args:
+        model: A retrofitted host, or a module that holds it.
+        mask: (B, 1, H, W) or (B, H, W), 1 = hole, at the size of the image.
+
+    Raises:
+        ConfigError: The model is not retrofitted.
+        ShapeError: `mask` is no such tensor.
+
+    Example:
+        >>> import timm
+        >>> import torch
+        >>> from kdinpaint import RetrofitPlan, retrofit
+        >>> from kdinpaint.retrofitting import masked
+        >>> net = timm.create_model("resnet10t", in_chans=4).eval()
+        >>> x = torch.rand(1, 4, 64, 64)
+        >>> report = retrofit(net, RetrofitPlan(["layer1", "layer2"], hidden_channels=4), (x,))
+        >>> with masked(net, x[:, -1:] > 0.5):
+        ...     tuple(net.forward_features(x).shape)
+        (1, 512, 2, 2)
+    """
+    feeds = dict.fromkeys(stage.feed for stage in _stages(model))
+    hole = as_hole(mask)
+    with contextlib.ExitStack() as stack:
+        for feed in feeds:
+            stack.enter_context(feed.give(hole))
+        yield
 
 
 def filler_state_dict(model: nn.Module) -> dict[str, Tensor]:

@@ -89,14 +89,36 @@ class DistillConfig:
     """Weight of cross distillation (Eq. 1); 0 switches it off."""
     self_distill: float = 0.1
     """Weight of self distillation (Eq. 2); 0 switches it off."""
-    importance: Literal["meta", "uniform", "joint"] = "meta"
-    """Channel weights: meta-learned; 1/C; or trained with the loss itself, which collapses (an ablation)."""
+    attention_transfer: float = 0.0
+    """Weight of attention transfer in the decoder; needs a teacher with attention, which `train` then builds."""
+    importance: Literal["meta", "uniform", "random", "joint"] = "meta"
+    """Channel weights: meta-learned; 1/C; drawn once and fixed, or trained with the loss itself, which collapses (both
+    for ablations)."""
     scale: Literal["teacher_std", "none"] = "teacher_std"
     """Divide features by the running per-channel deviation of the target."""
     reduction: Literal["mean", "sum"] = "mean"
     """Average over hole cells, or the sum of the equations as printed."""
     mask_resize: Literal["max", "nearest", "area"] = "max"
     """How the mask reaches the resolution of a level."""
+    distance: Literal["mse", "smooth_l1", "cosine", "heteroscedastic"] = "mse"
+    """How cross distillation compares features; see `CrossDistillLoss`, as for the next four."""
+    region: Literal["hole", "all", "known"] = "hole"
+    """Cells that are compared."""
+    rim: float | None = None
+    """Decay length in cells: hole cells far from the known ones lose weight, because less of them can be known."""
+    low_pass: int = 1
+    """Side in cells of the blocks whose means are compared; 1 compares cells."""
+    aligner: Literal["none", "teacher"] = "none"
+    """A meta-learned transform of the teacher's features (the ICCV form)."""
+    level_weights: Literal["equal", "learned"] = "equal"
+    """Weights of the levels; learned ones are meta-learned, and can switch off a level that is out of reach."""
+    everywhere_first: float = 0.0
+    """Share of the steps, at the start, in which all cells are compared, so that the feature spaces agree first."""
+    balance: Literal["none", "norm", "project"] = "none"
+    """Gradients of distillation: as they are; at `balance_ratio` of the task gradient's norm; or without the part that
+    points against the task gradient."""
+    balance_ratio: float = 0.5
+    """See `balance`."""
     self_ramp: float = 0.2
     """Self distillation grows from 0 to its weight over this share of the steps: deep features start as noise."""
     off_last: float = 0.0
@@ -109,12 +131,23 @@ class DistillConfig:
     """Of the softmax over channels."""
     pool: Literal["all", "hole"] = "all"
     """Cells that an importance predictor averages over."""
+    meta_method: Literal["align", "lookahead", "l2t"] = "align"
+    """How the meta-learner finds what serves the task: see `MetaLearner`."""
     meta_every: int = 10
     """Steps from one update of the importance predictors to the next."""
     meta_lr: float = 1e-3
     """Their learning rate; 1e-4 for runs of 20,000 steps and more."""
     meta_weight_decay: float = 1e-4
     """Their weight decay."""
+    meta_inner_lr: float = 1e-3
+    """Learning rate of virtual steps ("lookahead", "l2t")."""
+    meta_inner_steps: int = 2
+    """Virtual steps on the distillation losses ("l2t")."""
+
+    @property
+    def active(self) -> bool:
+        """Whether anything is distilled."""
+        return any((self.cross, self.self_distill, self.attention_transfer))
 
 
 @dataclass(frozen=True)
@@ -133,6 +166,8 @@ class StudentConfig:
     optim: OptimConfig = OptimConfig(steps=20_000)
     init: Literal["teacher", "scratch"] = "teacher"
     """Start the encoder from the teacher's, or from random weights."""
+    filler: Literal["model", "parallel", "serial", "none"] = "model"
+    """Where filler blocks stand: beside a level (Eq. 3), behind it (the ICCV form), nowhere, or as the model says."""
     loss: LossConfig = LossConfig()
     distill: DistillConfig = DistillConfig()
 

@@ -3,13 +3,13 @@
 import math
 import sys
 import time
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -28,7 +28,15 @@ from kdinpaint.training.config import OptimConfig, RuntimeConfig
 from kdinpaint.training.interrupt import StopRequest
 from kdinpaint.training.objectives import Objective
 
-__all__ = ["Stage", "make_accelerator"]
+__all__ = ["BatchSource", "Stage", "make_accelerator"]
+
+
+@runtime_checkable
+class BatchSource(Protocol):
+    """Makes whole batches, each a function of its step: `kdinpaint.data.ResidentBatches`, for one."""
+
+    def batches(self, first: int, last: int, batch: int) -> Iterator[dict[str, Tensor]]:
+        """Batches of `batch` images for steps first to last - 1, on the device."""
 
 
 def make_accelerator(runtime: RuntimeConfig, mixed_precision: str, logs: Path) -> Accelerator:
@@ -38,6 +46,8 @@ def make_accelerator(runtime: RuntimeConfig, mixed_precision: str, logs: Path) -
         mixed_precision=mixed_precision,
         log_with="tensorboard",
         project_dir=str(logs),
+        # What the meta-learner owns, and what a schedule switches off, gets no gradient.
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
 
 
@@ -77,6 +87,8 @@ class Stage:
         runtime: What does not change the result.
         folder: Where the checkpoint and the finished weights go.
         accelerator: See `make_accelerator`.
+        on_step: Called with the stage after every step, before a checkpoint that may be due.
+        quiet: No progress bar.
     """
 
     name: str
@@ -85,6 +97,8 @@ class Stage:
     runtime: RuntimeConfig
     folder: Path
     accelerator: Accelerator
+    on_step: "Callable[[Stage], None] | None" = None
+    quiet: bool = False
 
     def __post_init__(self) -> None:
         groups = _parameter_groups(self.objective, self.config)
@@ -107,11 +121,11 @@ class Stage:
         """The checkpoint file."""
         return self.folder / "checkpoint.pt"
 
-    def run(self, samples: Dataset[dict[str, Tensor]]) -> nn.Module:
+    def run(self, samples: Dataset[dict[str, Tensor]] | BatchSource) -> nn.Module:
         """Train to the end, from the checkpoint if there is one, and keep the averaged weights.
 
         Args:
-            samples: Sample i is what the run sees in place i, whenever it is asked.
+            samples: Sample i is what the run sees in place i, whenever it is asked; or a source of whole batches.
 
         Returns:
             The network with averaged weights, in eval mode.
@@ -132,18 +146,22 @@ class Stage:
             save_model(cast(Any, net), self.folder)
         return net
 
-    def _train(self, samples: Dataset[dict[str, Tensor]]) -> None:
+    def _loader(self, samples: Dataset[dict[str, Tensor]] | BatchSource) -> Iterable[dict[str, Tensor]]:
+        if isinstance(samples, BatchSource):
+            return samples.batches(self.step, self.config.steps, self.config.batch)
         end = self.config.steps * self.config.batch
         if len(cast(Sized, samples)) < end:
             raise KDInpaintError(f"the stage needs {end} samples and the data set has {len(cast(Sized, samples))}.")
-        loader = self.accelerator.prepare(
-            DataLoader(
-                samples,
-                batch_size=self.config.batch,
-                sampler=_From(self.step * self.config.batch, end),
-                num_workers=self.runtime.workers,
-            )
+        loader = DataLoader(
+            samples,
+            batch_size=self.config.batch,
+            sampler=_From(self.step * self.config.batch, end),
+            num_workers=self.runtime.workers,
         )
+        return cast("Iterable[dict[str, Tensor]]", self.accelerator.prepare(loader))
+
+    def _train(self, samples: Dataset[dict[str, Tensor]] | BatchSource) -> None:
+        loader = self._loader(samples)
         self.accelerator.init_trackers(self.name, init_kwargs={"tensorboard": {"purge_step": self.step}})
         self.model.train()
         began = time.monotonic() - self.seconds
@@ -154,7 +172,7 @@ class Stage:
             unit="step",
             dynamic_ncols=True,
             mininterval=0.1 if sys.stderr.isatty() else 10.0,
-            disable=not self.accelerator.is_local_main_process,
+            disable=self.quiet or not self.accelerator.is_local_main_process,
         )
         try:
             with StopRequest() as stop, bar:
@@ -164,6 +182,8 @@ class Stage:
                     if self.step % self.runtime.log_every == 0 or self.step == self.config.steps:
                         self._report(log, bar)
                     bar.update()
+                    if self.on_step is not None:
+                        self.on_step(self)
                     last = stop.requested or self.step == self.config.steps
                     if last or self.step % self.runtime.checkpoint_every == 0:
                         self._save()

@@ -10,10 +10,11 @@ from torch import Tensor
 from kdinpaint._core.files import atomic_path
 from kdinpaint._core.optional import require
 from kdinpaint.data import ManifestPairs
+from kdinpaint.metrics import hole_gap
 from kdinpaint.models import AutoEncoder, InpaintingNet
 from kdinpaint.ops import composite, resize_mask
 
-__all__ = ["relative_hole_gap", "spread_over_ratios", "write_contact_sheet", "write_feature_figure"]
+__all__ = ["spread_over_ratios", "write_contact_sheet", "write_feature_figure"]
 
 _GAP, _HEADER = 4, 22
 
@@ -71,25 +72,6 @@ def _write_grid(path: Path, columns: Mapping[str, Sequence[Tensor]]) -> None:
         sheet.save(temporary)
 
 
-def relative_hole_gap(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
-    """How far a student's feature is from the teacher's inside the hole, relative to how much that varies there.
-
-    Args:
-        student: (B, C, h, w).
-        teacher: (B, C, h, w).
-        mask: (B, 1, H, W), 1 = hole, from the feature's resolution upwards.
-
-    Returns:
-        A scalar: mean squared difference over hole cells and channels, divided by the variance of the
-        teacher's feature over hole cells. 1 means no better than the channel's mean.
-    """
-    hole = resize_mask(mask, (student.shape[-2], student.shape[-1])).bool().expand_as(student)
-    difference = (student - teacher).square()[hole].mean()
-    cells = teacher.transpose(0, 1).flatten(1)
-    chosen = hole.transpose(0, 1).flatten(1)[0]
-    return difference / cells[:, chosen].var(1).mean()
-
-
 @torch.inference_mode()
 def write_feature_figure(
     path: Path,
@@ -128,7 +110,7 @@ def write_feature_figure(
     for number in range(len(pairs)):
         _, mask, target, found = features(number)
         for name, values in found.items():
-            gaps[name].append([float(relative_hole_gap(a, b, mask)) for a, b in zip(values, target, strict=True)])
+            gaps[name].append([float(hole_gap(a, b, mask)) for a, b in zip(values, target, strict=True)])
     mean_gaps = {name: torch.tensor(rows).nanmean(0).tolist() for name, rows in gaps.items()}
 
     chosen = spread_over_ratios(pairs, rows, smallest=0.2)

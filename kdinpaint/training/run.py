@@ -1,7 +1,6 @@
 """A run: one folder, one set of photos, the stages that are trained there and what is measured at the end."""
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,8 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdinpaint._core.errors import ConfigError, DataError
-from kdinpaint._core.files import make_folder, write_text
+from kdinpaint._core.files import write_text
 from kdinpaint.data import (
     MaskFolder,
     MaskGenerator,
@@ -24,6 +22,7 @@ from kdinpaint.data import (
 )
 from kdinpaint.data.samples import MaskSource, Photos
 from kdinpaint.models import AutoEncoder, InpaintingNet
+from kdinpaint.training.claim import claim_folder, fingerprint
 from kdinpaint.training.config import DataConfig, OptimConfig, RuntimeConfig, StudentConfig
 from kdinpaint.training.engine import Stage, make_accelerator
 from kdinpaint.training.environment import environment
@@ -81,38 +80,11 @@ class Run:
         self.held_out = list(held_out)
         self.masks = masks
         self.photos = _opened(photos, data)
-        found = photos.fingerprint if isinstance(photos, StoredPhotos) else _fingerprint(photos)
-        files = {"masks_sha256": _fingerprint(masks.paths)} if isinstance(masks, MaskFolder) else {}
-        self._claim({**config, "photos_sha256": found, "held_out_sha256": _fingerprint(held_out), **files})
+        found = photos.fingerprint if isinstance(photos, StoredPhotos) else fingerprint(photos)
+        files = {"masks_sha256": fingerprint(masks.paths)} if isinstance(masks, MaskFolder) else {}
+        claim_folder(folder, {**config, "photos_sha256": found, "held_out_sha256": fingerprint(held_out), **files})
         self.accelerator = make_accelerator(runtime, mixed_precision, folder / "tensorboard")
         self.seconds: dict[str, float] = {}
-
-    def _claim(self, content: dict[str, Any]) -> None:
-        """Write the configuration, or compare with the one that is there."""
-        path = self.folder / "config.json"
-        if not path.exists():
-            make_folder(self.folder)
-            foreign = sorted(p.name for p in self.folder.iterdir() if not p.name.startswith("."))
-            if foreign:
-                raise ConfigError(
-                    f"{self.folder} is not empty ({', '.join(foreign[:5])}) and not a run folder; choose another."
-                )
-            write_text(path, json.dumps(content, indent=2) + "\n")
-            return
-        try:
-            before = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"{path} cannot be read ({error}); restore it, or use another folder.") from error
-        changed = [
-            f"{name} was {old!r}, now {new!r}"
-            for name, old, new in _differences(before, content)
-            if not name.endswith(("photos", "masks"))  # where they lie does not matter, what they are does
-        ]
-        if changed:
-            raise ConfigError(
-                f"{self.folder} belongs to another run: {'; '.join(changed[:6])}. Its results are untouched; "
-                f"repeat its options to go on with it, or choose another folder."
-            )
 
     def samples(self, optim: OptimConfig, *, masks: bool) -> TrainingSamples:
         """The stream of training samples: number i is the same for every stage, student and restart."""
@@ -151,9 +123,8 @@ class Run:
         """
         if teacher is not None and config.init == "teacher":
             net.encoder.load_from(teacher.encoder)
-        distills = config.distill.cross or config.distill.self_distill
         objective = StudentObjective(
-            net, teacher if distills else None, loss=config.loss, distill=config.distill, extra=extra
+            net, teacher if config.distill.active else None, loss=config.loss, distill=config.distill, extra=extra
         )
         return cast(InpaintingNet, self._train(name, objective, config.optim, masks=True))
 
@@ -213,24 +184,3 @@ def _opened(photos: Sequence[Path] | StoredPhotos, data: DataConfig) -> Photos:
 
 def _no_hole(size: tuple[int, int], rng: np.random.Generator) -> Tensor:
     return torch.zeros(1, *size)
-
-
-def _fingerprint(files: Sequence[Path]) -> str:
-    """Changes when a photo comes, goes, or changes its name or length."""
-    if not files:
-        raise DataError("there are no photos; expected at least one for training and one for evaluation.")
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(f"{file.name}\0{file.stat().st_size}\n".encode())
-    return digest.hexdigest()
-
-
-def _differences(before: Any, after: Any, name: str = "") -> list[tuple[str, Any, Any]]:  # noqa: ANN401
-    """Leaves that differ between two nested dicts."""
-    if isinstance(before, dict) and isinstance(after, dict):
-        return [
-            difference
-            for key in sorted(before.keys() | after.keys())
-            for difference in _differences(before.get(key), after.get(key), f"{name}.{key}" if name else key)
-        ]
-    return [] if before == after else [(name, before, after)]

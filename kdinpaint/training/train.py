@@ -59,7 +59,8 @@ def train(config: TrainConfig) -> dict[str, Any]:
     manifest = run.manifest(config.evaluation.per_bin, masks=sources.test_masks, min_side=sources.min_side)
     torch.manual_seed(config.seed)
     teacher = _teacher(config, run)
-    student = cast(InpaintingNet, create_model(config.model, in_channels=config.data.channels))
+    filler = {} if config.student.filler == "model" else {"filler": config.student.filler}
+    student = cast(InpaintingNet, create_model(config.model, in_channels=config.data.channels, **filler))
     student = run.train_student("student", student, teacher, config.student)
     results = run.evaluate({"student": student}, manifest)
     write_contact_sheet(
@@ -72,10 +73,11 @@ def train(config: TrainConfig) -> dict[str, Any]:
 
 def _teacher(config: TrainConfig, run: Run) -> AutoEncoder | None:
     distill = config.student.distill
-    if config.student.init == "scratch" and not (distill.cross or distill.self_distill):
+    if config.student.init == "scratch" and not distill.active:
         return None
     if config.teacher.weights is None:
-        net = create_model(teacher_name(config.model), in_channels=config.data.channels)
+        attention = {"attention": "fuse"} if distill.attention_transfer else {}
+        net = create_model(teacher_name(config.model), in_channels=config.data.channels, **attention)
         return run.train_teacher(cast(AutoEncoder, net), config.teacher.optim)
     loaded = load_model(config.teacher.weights, device=run.accelerator.device)
     if not isinstance(loaded, AutoEncoder):

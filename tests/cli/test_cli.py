@@ -176,7 +176,7 @@ def test_truncated_weights_are_one_line(photos: Path, tmp_path: Path, capsys: py
     assert output.read_bytes() == b"an earlier result"
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "inpaint", "export", "demo"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "inpaint", "inspect", "export", "demo"])
 def test_help_is_made_from_the_configuration(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])

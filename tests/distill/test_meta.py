@@ -154,7 +154,7 @@ def test_due():
             ShapeError,
             r"distances are \[\(2, 3\)\], importance \[\(2, 4\)\]",
         ),
-        (lambda: Toy().step(importance=[]), ShapeError, r"importance \[\] and there are 1 weights"),
+        (lambda: Toy().step(importance=[]), ShapeError, r"importance \[\] and there are 0 weights"),
         (lambda: Toy().step(weights=[1.0, 1.0]), ShapeError, "there are 2 weights"),
     ],
 )

@@ -194,3 +194,13 @@ def test_representation_names_what_is_not_default():
     assert "stride=(2, 2), dilation=(1, 2), modulation='none'" in repr(
         AdaptiveConv2d(2, 3, 3, 2, dilation=(1, 2), modulation="none")
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_without_offsets_it_is_the_kernel_alone(dtype):
+    alone = randomise(AdaptiveConv2d(3, 4, 3, padding=1, offsets=False, dtype=dtype))
+    full = AdaptiveConv2d(3, 4, 3, padding=1, dtype=dtype)
+    full.load_state_dict(alone.state_dict(), strict=False)  # its offsets are 0, as it is fresh
+    x = torch.randn(2, 3, 6, 7, dtype=dtype)
+    assert alone.offset_conv is None
+    torch.testing.assert_close(alone(x), full(x), rtol=0, atol=0)

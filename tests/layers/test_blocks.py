@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from kdinpaint._core.errors import ConfigError
 from kdinpaint.layers import ResidualBlock, downsampling_conv
+from kdinpaint.layers.blocks import GatedConv2d
 
 
 class TestResidualBlock(ModuleContract):
@@ -75,3 +76,20 @@ def test_factory_arguments(bias):
     assert conv.weight.is_meta
     assert conv.weight.dtype == torch.float64
     assert (conv.bias is not None) == bias
+
+
+class TestGatedConv2d(ModuleContract):
+    without: ClassVar = {"error": "documents none", "module_equals_function": "the oracle below is that test"}
+
+    def build(self, **factory):
+        return GatedConv2d(3, **factory)
+
+    def inputs(self, batch=2, height=6, width=8, dtype=torch.float32, seed=0):
+        return (torch.randn(batch, 3, height, width, generator=seeded(seed), dtype=torch.float64).to(dtype),)
+
+    def sizes(self, batch, height, width):
+        return [(batch, 3, height, width)]
+
+    def oracle(self, subject, x):
+        value = F.conv2d(x, subject.weight[:3], subject.bias[:3], padding=1)
+        return value / (1 + (-F.conv2d(x, subject.weight[3:], subject.bias[3:], padding=1)).exp())

@@ -4,7 +4,7 @@ from typing import ClassVar
 
 import pytest
 import torch
-from harness import SEEDS, ModuleContract, random_mask, randomise, seeded
+from harness import SEEDS, ModuleContract, assert_equal, random_mask, randomise, seeded
 from hypothesis import given
 from hypothesis import strategies as st
 from reference_layers import filler
@@ -19,6 +19,10 @@ MODES = {
     "parallel": {"in_channels": 2, "out_channels": 4},
     "serial": {"in_channels": 4, "out_channels": 4, "stride": 1, "mode": "serial"},
     "plain": {"in_channels": 2, "out_channels": 4, "conv": "plain"},
+    "kernel": {"in_channels": 2, "out_channels": 4, "conv": "kernel"},
+    "offsets": {"in_channels": 2, "out_channels": 4, "conv": "offsets"},
+    "dilated": {"in_channels": 2, "out_channels": 4, "conv": "dilated"},
+    "gated": {"in_channels": 2, "out_channels": 4, "conv": "gated"},
     "conditioned": {"in_channels": 2, "out_channels": 4, "cond_mask": True, "max_offset": 3.0},
     "stride 4": {"in_channels": 2, "out_channels": 4, "stride": 4, "modulation": "linear"},
 }
@@ -42,7 +46,7 @@ class TestFillerBlock(FillerContract):
         ),
         "serial stride": (ConfigError, "at stride 2.*mode='parallel'", lambda _: FillerBlock(4, 4, mode="serial")),
         "stride": (ConfigError, "stride is 3; expected 1 or an even number", lambda _: FillerBlock(2, 4, stride=3)),
-        "conv": (ConfigError, "conv is 'gated'", lambda _: FillerBlock(2, 4, conv="gated")),
+        "conv": (ConfigError, "conv is 'median'", lambda _: FillerBlock(2, 4, conv="median")),
         "mode": (ConfigError, "mode is 'both'", lambda _: FillerBlock(2, 4, mode="both")),
         "modulation": (ConfigError, "modulation is 'x'", lambda _: FillerBlock(2, 4, modulation="x")),
         "channels": (
@@ -166,3 +170,22 @@ def test_width_inside():
     assert FillerBlock(2, 9).conv1.in_channels == 4
     assert FillerBlock(2, 1).conv1.in_channels == 1
     assert FillerBlock(2, 9, hidden_channels=7).conv1.in_channels == 7
+
+
+def test_what_each_convolution_generates():
+    convs = {name: FillerBlock(2, 4, conv=name).conv1 for name in ("adaptive", "kernel", "offsets")}
+    generators = {name: (conv.kernel_conv is not None, conv.offset_conv is not None) for name, conv in convs.items()}
+    assert generators == {"adaptive": (True, True), "kernel": (True, False), "offsets": (False, True)}
+    assert [FillerBlock(2, 4, conv="dilated").conv1.dilation, FillerBlock(2, 4, conv="dilated").conv2.dilation] == [
+        (2, 2),
+        (4, 4),
+    ]
+
+
+def test_everywhere_is_the_hole_block_under_a_hole_of_all():
+    block, x = randomise(FillerBlock(2, 4)), torch.randn(1, 2, 8, 8)
+    other = FillerBlock(2, 4, region="everywhere")
+    other.load_state_dict(block.state_dict())
+    assert_equal(other(x, torch.zeros(1, 1, 8, 8)), block(x, torch.ones(1, 1, 8, 8)))
+    with pytest.raises(ConfigError, match="region is 'rim'"):
+        FillerBlock(2, 4, region="rim")

@@ -98,3 +98,13 @@ def test_load_from_refuses_another_architecture():
         InpaintingNet(**SMALL).encoder.load_from(AutoEncoder(channels=(4, 6, 8)).encoder)
     with pytest.raises(RuntimeError, match="must match the existing size"):
         InpaintingNet(**SMALL).encoder.load_from(AutoEncoder(channels=(5, 6)).encoder)
+
+
+def test_attention_of_the_teacher():
+    net = AutoEncoder(channels=(4, 6), attention="fuse")
+    image = torch.rand(2, 3, 16, 24)
+    features, looked = net.attend(image)
+    torch.testing.assert_close(features, net.encode(image), rtol=0, atol=0)
+    assert looked.rows.shape == (2, 8, 12, 96)
+    with pytest.raises(ConfigError, match="no attention; build it with attention='fuse'"):
+        AutoEncoder(channels=(4, 6)).attend(image)

@@ -22,7 +22,7 @@ class TestInpaintingNet(ModuleContract):
         "no levels": (ConfigError, r"channels is \(\); expected the width", lambda _: InpaintingNet(channels=())),
         "empty level": (ConfigError, "each at least 1", lambda _: InpaintingNet(channels=(0, 4))),
         "filler": (ConfigError, "filler is 'both'", lambda _: InpaintingNet(filler="both")),
-        "filler_conv": (ConfigError, "conv is 'gated'", lambda _: InpaintingNet(filler_conv="gated")),
+        "filler_conv": (ConfigError, "conv is 'median'", lambda _: InpaintingNet(filler_conv="median")),
         "attention": (ConfigError, "fusion is 'x'", lambda _: InpaintingNet(attention="x")),
         "channels": (ShapeError, "image has 1 channels.*expected 3", lambda t: t.build()(IMAGE[:, :1], MASK)),
         "image": (ShapeError, "image is .*expected", lambda t: t.build()(IMAGE[0], MASK)),
@@ -165,3 +165,17 @@ def test_low_precision():
     torch.testing.assert_close(out.float(), expected, rtol=0, atol=0.02)
     out = net.bfloat16()(IMAGE.bfloat16(), MASK)
     torch.testing.assert_close(out.float(), expected, rtol=0, atol=0.05)
+
+
+def test_attention_is_tapped_when_asked_for_and_changes_nothing():
+    net = randomise(InpaintingNet(channels=(4, 6)), scale=0.1)
+    image, mask = torch.rand(2, 3, 16, 24), torch.ones(2, 1, 16, 24)
+    out, features, looked = net(image, mask, return_features=True, return_attention=True)
+    plain, same = net(image, mask, return_features=True)
+    assert_equal((out, features), (plain, same))
+    assert looked.rows.shape == (2, 8, 12, 96)
+    assert looked.feature.shape == (2, 4, 8, 12)
+    torch.testing.assert_close(looked.rows.sum(-1), torch.ones(2, 8, 12))
+    assert_equal(net.decoder.attention.attention(looked.feature)[0], looked.rows.flatten(1, 2))
+    with pytest.raises(ConfigError, match="no attention to return"):
+        InpaintingNet(channels=(4,), attention=None)(image, mask, return_features=True, return_attention=True)

@@ -7,79 +7,14 @@ from typing import Any
 import pytest
 import torch
 from harness import assert_equal, random_mask, seeded
-from torch import Tensor, nn
-from torch.nn import functional as F
+from library_hosts import UNet, diffusion_unet, smp_net, tensor_of, torchvision_net, vae
+from torch import nn
 
 from kdinpaint import RetrofitPlan, inspect, retrofit, strip, unretrofit
 from kdinpaint.retrofitting import FilledStage
 
 SIZE = 64
 X = torch.cat([torch.rand(2, 3, SIZE, SIZE, generator=seeded(3)), random_mask(2, SIZE, SIZE).float()], 1)
-
-
-class UNet(nn.Module):
-    """A timm encoder and the simplest decoder."""
-
-    def __init__(self, name: str, *, nhwc: bool = False, **options: Any) -> None:
-        super().__init__()
-        import timm
-
-        self.encoder = timm.create_model(name, pretrained=False, features_only=True, in_chans=4, **options)
-        self.nhwc = nhwc
-        self.heads = nn.ModuleList(nn.Conv2d(c, 3, 1) for c in self.encoder.feature_info.channels())
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = x[:, :3]
-        for feature, head in zip(self.encoder(x), self.heads, strict=True):
-            feature = feature.permute(0, 3, 1, 2) if self.nhwc else feature
-            out = out + F.interpolate(head(feature), size=x.shape[-2:])
-        return out
-
-
-def torchvision_net(name: str) -> nn.Module:
-    from torchvision.models import segmentation
-
-    net = getattr(segmentation, name)(weights=None, weights_backbone=None, num_classes=3)
-    old = net.backbone["0"][0] if name.startswith("lraspp") else net.backbone.conv1
-    new = nn.Conv2d(4, old.out_channels, old.kernel_size, old.stride, old.padding, bias=False)
-    if name.startswith("lraspp"):
-        net.backbone["0"][0] = new
-    else:
-        net.backbone.conv1 = new
-    return net
-
-
-def smp_net(name: str, encoder: str = "resnet18") -> nn.Module:
-    smp = pytest.importorskip("segmentation_models_pytorch")
-    return getattr(smp, name)(encoder, encoder_weights=None, in_channels=4, classes=3)
-
-
-def vae() -> nn.Module:
-    diffusers = pytest.importorskip("diffusers")
-    return diffusers.AutoencoderKL(
-        in_channels=4,
-        out_channels=3,
-        block_out_channels=(8, 16),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        norm_num_groups=4,
-        sample_size=32,
-    )
-
-
-def diffusion_unet() -> nn.Module:
-    diffusers = pytest.importorskip("diffusers")
-    return diffusers.UNet2DModel(
-        sample_size=32,
-        in_channels=4,
-        out_channels=3,
-        block_out_channels=(8, 16),
-        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
-        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-        norm_num_groups=4,
-        attention_head_dim=4,
-        layers_per_block=1,
-    )
 
 
 SMALL: dict[str, Any] = {"hidden_channels": 4}
@@ -100,15 +35,11 @@ HOSTS: dict[str, tuple[Callable[[], nn.Module], Any, tuple[Any, ...], int]] = {
     "smp unet": (lambda: smp_net("Unet"), None, (), 5),
     "smp fpn": (lambda: smp_net("FPN"), None, (), 5),
     "smp linknet": (lambda: smp_net("Linknet", "mobilenet_v2"), None, (), 5),
+    "smp deeplab": (lambda: smp_net("DeepLabV3Plus"), None, (), 4),
+    "smp segformer": (lambda: smp_net("Segformer", "mit_b0"), None, (), 4),
     "diffusers vae": (vae, ["encoder.down_blocks.*"], (), 2),
     "diffusers unet": (diffusion_unet, [("conv_in", "down_blocks.0.resnets.0"), "down_blocks.1"], (3,), 2),
 }
-
-
-def tensor_of(output: Any) -> Tensor:
-    if isinstance(output, Tensor):
-        return output
-    return output["out"] if "out" in output else output.sample  # noqa: SIM401 - not every one has both
 
 
 @pytest.mark.parametrize("name", HOSTS)
@@ -200,12 +131,15 @@ def test_double_and_half() -> None:
         ("hiera_tiny_224", [4, 8, 16, 32]),  # a module between the stages that runs several times
         ("inception_v3", [2, 4]),  # convolutions without padding
         ("hrnet_w18_small", [2, 4, 8, 16, 32]),  # branches that meet again
+        ("mambaout_femto", [2, 4, 8, 16, 32]),  # a stem with the channels first, stages with them last
+        ("levit_conv_128s", [2, 4, 8, 16, 32]),  # attention with a cache
+        ("coat_lite_tiny", [4, 8, 16, 32]),  # tokens whose class token comes and goes
     ],
 )
 def test_inspect_finds_the_stages(name: str, strides: list[int]) -> None:
     import timm
 
-    size = {"hiera_tiny_224": 224, "inception_v3": 128}.get(name, SIZE)
+    size = {"hiera_tiny_224": 224, "inception_v3": 128, "levit_conv_128s": 224, "coat_lite_tiny": 224}.get(name, SIZE)
     x = torch.rand(1, 4, size, size)
     net = timm.create_model(name, pretrained=False, features_only=True, in_chans=4).eval()
     found, before = inspect(net, (x,)).levels, net(x)

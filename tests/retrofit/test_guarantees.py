@@ -81,6 +81,30 @@ def test_the_dry_run_leaves_no_trace():
     assert_equal(net.state_dict(), state)
 
 
+def test_caches_of_a_host_stay_as_they_were():
+    """As attention of LeViT does, which would use a bias from before training for ever."""
+
+    class Cached(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.bias = nn.Conv2d(4, 6, 3, 2, 1), nn.Parameter(torch.zeros(6, 1, 1))
+            self.cache, self.sizes, self.kinds = {}, [3], set()
+
+        def forward(self, x):
+            self.sizes.append(x.shape)
+            self.kinds.add(x.dtype)
+            return self.conv(x) + (self.bias if self.training else self.cache.setdefault(x.device, 2 * self.bias))
+
+    net = Cached()
+    kept = net.cache
+    retrofit(net, RetrofitPlan("conv"), (BOTH,))
+    assert net.cache is kept
+    assert (net.cache, net.sizes, net.kinds) == ({}, [3], set())
+    net.bias.data.fill_(1.0)
+    net.eval()(BOTH)
+    assert all(bool((bias == 2).all()) and bias.requires_grad for bias in kept.values())
+
+
 def test_stages_outside_of_a_call_and_after_an_error():
     net = liven(installed())
     with pytest.raises(ConfigError, match="outside a call"):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from kdinpaint import AutoEncoder, InpaintingNet
+from kdinpaint._core.errors import ConfigError
 from kdinpaint.training import DistillConfig, LossConfig, StudentObjective, TeacherObjective, inpainting_loss
 
 CHANNELS = (4, 6)
@@ -23,7 +24,7 @@ def objective(**distill: object) -> StudentObjective:
     config = replace(DistillConfig(self_ramp=0.0, meta_every=1, meta_lr=1e-2), **distill)
     return StudentObjective(
         InpaintingNet(3, CHANNELS, head_channels=4, dilations=(1,)),
-        AutoEncoder(3, CHANNELS, head_channels=4),
+        AutoEncoder(3, CHANNELS, head_channels=4, attention="fuse" if config.attention_transfer else None),
         loss=LossConfig(),
         distill=config,
     )
@@ -62,8 +63,8 @@ def test_student_loss_is_the_weighted_sum_of_its_parts() -> None:
 def test_schedule_of_distillation() -> None:
     stage = objective(cross=0.3, self_distill=0.2, self_ramp=0.2, off_last=0.1)
     factors = [stage._factors(progress) for progress in (0.0, 0.1, 0.2, 0.85, 0.95)]
-    assert [cross for cross, _ in factors] == [0.3, 0.3, 0.3, 0.3, 0.0]
-    assert [own for _, own in factors] == pytest.approx([0.0, 0.1, 0.2, 0.2, 0.0])
+    assert [f["cross"] for f in factors] == [0.3, 0.3, 0.3, 0.3, 0.0]
+    assert [f["self"] for f in factors] == pytest.approx([0.0, 0.1, 0.2, 0.2, 0.0])
     assert "self" not in stage(batch(), 0.0).parts
     assert set(stage(batch(), 0.95).parts) == {"task"}
 
@@ -146,3 +147,99 @@ def test_empty_holes_give_finite_losses_and_gradients() -> None:
     stage.backward(losses, 0, lambda loss: loss.backward())
     assert torch.isfinite(losses.total)
     assert all(torch.isfinite(p.grad).all() for p in stage.net.parameters() if p.grad is not None)
+
+
+def test_random_importance_is_fixed_uneven_and_the_same_for_every_image() -> None:
+    stage = objective(importance="random", self_distill=0.0)
+    assert stage.meta is None
+    assert stage.cross is not None
+    predictors = {id(p) for p in stage.cross.predictors.parameters()}
+    assert not predictors & {id(p) for p in stage.trainable()}
+    data = batch()
+    weights = stage.cross.importance(stage.teacher(data["image"]), data["mask"])
+    assert all(torch.equal(w[0], w[1]) for w in weights)
+    assert all(float(w.std()) > 0.01 for w in weights)
+    losses = stage(data, 0.5)
+    stage.backward(losses, 0, lambda loss: loss.backward())
+    assert all(p.grad is None for p in stage.cross.predictors.parameters())
+
+
+OPTIONS: dict[str, dict[str, object]] = {
+    "attention": {"attention_transfer": 0.5},
+    "attention alone": {"attention_transfer": 0.5, "cross": 0.0, "self_distill": 0.0},
+    "aligner": {"aligner": "teacher"},
+    "aligner, uniform": {"aligner": "teacher", "importance": "uniform"},
+    "levels": {"level_weights": "learned"},
+    "forms": {"distance": "cosine", "region": "all", "rim": 1.0, "low_pass": 2},
+    "likelihood": {"distance": "heteroscedastic", "balance": "norm"},
+    "projected": {"balance": "project", "attention_transfer": 0.5},
+}
+
+
+@pytest.mark.parametrize("method", ["align", "lookahead", "l2t"])
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_every_option_trains_student_and_what_is_meta_learned(options: dict[str, object], method: str) -> None:
+    stage = objective(meta_method=method, **options)
+    data = batch()
+    optimizer = torch.optim.Adam(stage.trainable(), lr=1e-3)
+    owned = [*stage.meta.predictors, *stage.meta.aligners]
+    assert not {id(p) for p in owned} & {id(p) for p in stage.trainable()}
+    for step in range(2):
+        before = [p.detach().clone() for p in stage.net.parameters()]
+        meta = [p.detach().clone() for p in owned]
+        losses = stage(data, 0.5)
+        log = stage.backward(losses, step, lambda loss: loss.backward())
+        assert torch.isfinite(losses.total)
+        assert all(torch.equal(a, b) for a, b in zip(before, stage.net.parameters(), strict=True))
+        assert 0 < log["importance/effective_share"] <= 1 + 1e-6
+        assert any(not torch.equal(a, b) for a, b in zip(meta, owned, strict=True))
+        assert all(p.grad is None for p in owned)
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def test_all_methods_leave_the_gradients_of_an_ordinary_step() -> None:
+    data = batch()
+    ordinary = objective(meta_every=2)
+    ordinary.backward(ordinary(data, 0.5), 1, lambda loss: loss.backward())
+    for method in ("lookahead", "l2t"):
+        stage = objective(meta_every=2, meta_method=method)
+        assert stage.backward(stage(data, 0.5), 2, lambda loss: loss.backward())
+        for (name, a), b in zip(ordinary.net.named_parameters(), stage.net.parameters(), strict=True):
+            assert torch.equal(a, b), name
+            torch.testing.assert_close(a.grad, b.grad, msg=name)
+
+
+def test_attention_transfer_is_a_part_of_the_loss() -> None:
+    stage = objective(attention_transfer=0.5, cross=0.3, self_distill=0.0)
+    losses = stage(batch(), 0.5)
+    assert losses.parts["attention"] > 0
+    expected = losses.parts["task"] + 0.3 * losses.parts["cross"] + 0.5 * losses.parts["attention"]
+    torch.testing.assert_close(losses.total.detach(), expected)
+    losses.total.backward()
+    assert stage.net.decoder.attention.query.weight.grad.any()
+    assert "attention" not in objective(attention_transfer=0.5, off_last=0.5)(batch(), 0.9).parts
+
+
+def test_attention_transfer_needs_attention_in_both() -> None:
+    for student, teacher, name in ((None, "fuse", "student"), ("fuse", None, "teacher"), ("local", "fuse", "student")):
+        with pytest.raises(ConfigError, match=f"the {name} has none"):
+            StudentObjective(
+                InpaintingNet(3, CHANNELS, attention=student),
+                AutoEncoder(3, CHANNELS, attention=teacher),
+                loss=LossConfig(),
+                distill=DistillConfig(attention_transfer=1.0),
+            )
+
+
+def test_all_cells_first_then_the_hole() -> None:
+    stage, data = objective(everywhere_first=0.3, scale="none"), batch()
+    early, late = (stage(data, progress).parts["cross"] for progress in (0.1, 0.5))
+    torch.testing.assert_close(early, objective(region="all", scale="none")(data, 0.5).parts["cross"])
+    torch.testing.assert_close(late, objective(scale="none")(data, 0.5).parts["cross"])
+
+
+def test_norm_balance_sets_the_ratio_in_the_log() -> None:
+    stage = objective(balance="norm", balance_ratio=0.25)
+    log = stage.backward(stage(batch(), 0.5), 0, lambda loss: loss.backward())
+    assert log["distill_to_task_gradient"] == pytest.approx(0.25, rel=1e-3)

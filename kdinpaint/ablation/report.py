@@ -1,0 +1,206 @@
+"""A result file as Markdown: scores, paired differences with their intervals, effects, mechanism, cost."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from kdinpaint._core.errors import ConfigError, DataError
+from kdinpaint.ablation.statistics import Difference, Interval, contrast, effects, paired_difference
+from kdinpaint.ablation.values import near
+
+__all__ = ["report"]
+
+_METRICS = {"psnr": ("PSNR, dB", 2), "hole_psnr": ("hole PSNR, dB", 2), "ssim": ("SSIM", 4)}
+_MEANING = (
+    "Differences are paired: same teacher, crops, holes, order and, where two cells share a layer, same first weights. "
+    "**Seeds**: 95 % interval by Student's t over one mean difference a seed; it answers what another training would "
+    "give on these pairs. **Photos**: 95 % interval over the photographs measured on, differences averaged over seeds; "
+    "it answers what other photographs would give with these trained networks. A difference whose interval over seeds "
+    "holds 0 is marked *noise*. Known pixels are copied, so differences in hole PSNR are those in PSNR."
+)
+
+
+def report(content: Mapping[str, Any], *, reference: str | None = None, digits: int = 2) -> str:
+    """Tables of an ablation.
+
+    Args:
+        content: Of a result file.
+        reference: The cell that differences are taken from; the grid's own by default.
+        digits: Decimals of decibels; SSIM has two more.
+
+    Returns:
+        Markdown.
+
+    Raises:
+        ConfigError: There is no such cell.
+        DataError: Nothing has been measured.
+    """
+    grid = content["grid"]
+    names = [cell["name"] for cell in grid["cells"]]
+    reference = reference or grid["reference"]
+    if reference not in names:
+        raise ConfigError(f"there is no cell {reference!r}; {near(reference, names)}")
+    done = [name for name in names if content["results"].get(name)]
+    if reference not in done:
+        raise DataError(f"the reference cell {reference!r} has no results yet; run the same command again.")
+    parts = [
+        _scores(content, done, digits),
+        f"Difference from **{reference}**:\n\n" + _differences(content, done, reference, digits),
+        _by_hole(content, done, reference, digits),
+        _effects(content, digits),
+        _mechanism(content, done),
+        _MEANING,
+        _source(content),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---", *["--:"] * (len(header) - 1)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _scores(content: Mapping[str, Any], names: Sequence[str], digits: int) -> str:
+    """Mean over seeds and pairs, and the deviation over seeds."""
+    sizes = {cell["name"]: cell["parameters"] for cell in content["grid"]["cells"]}
+    rows = []
+    for name in names:
+        runs = list(content["results"][name].values())
+        texts = []
+        for metric, (_, base) in _METRICS.items():
+            means = contrast(content, {name: 1.0}, metric)[0].mean(1)
+            spread = f" ± {means.std(ddof=1):.{base - 2 + digits}f}" if len(means) > 1 else ""
+            texts.append(f"{means.mean():.{base - 2 + digits}f}{spread}")
+        seconds = np.mean([run["train_seconds"] for run in runs])
+        rows.append([name, *texts, f"{sizes[name] / 1e6:.3f} M", f"{runs[0]['gmac']:.3f}", f"{seconds:.0f}"])
+    header = ["cell", *(title for title, _ in _METRICS.values()), "parameters", "GMAC", "training, s"]
+    return _markdown(header, rows) + "\n\nMean ± deviation over seeds."
+
+
+def _differences(content: Mapping[str, Any], names: Sequence[str], reference: str, digits: int) -> str:
+    rows = {name: {name: 1.0, reference: -1.0} for name in names if name != reference}
+    return _contrasts(content, "cell", rows, digits)
+
+
+def _contrasts(content: Mapping[str, Any], title: str, rows: Mapping[str, Mapping[str, float]], digits: int) -> str:
+    """A row a contrast; hole PSNR is left out, because its differences are those of PSNR: known pixels are copied."""
+    texts = []
+    for name, weights in rows.items():
+        cells = [name]
+        for metric in ("psnr", "ssim"):
+            found = _try(content, weights, metric, None)
+            cells += ["-", "-"] if found is None else _both(found, _METRICS[metric][1] - 2 + digits)
+        texts.append(cells)
+    header = [title, *(t for metric in ("psnr", "ssim") for t in (f"{_METRICS[metric][0]}, seeds", "photos"))]
+    return _markdown(header, texts)
+
+
+def _try(
+    content: Mapping[str, Any], weights: Mapping[str, float], metric: str, hole: tuple[float, float] | None
+) -> Difference | None:
+    """None while no seed has all cells."""
+    try:
+        return paired_difference(content, weights, metric, hole)
+    except DataError:
+        return None
+
+
+def _both(found: Difference, digits: int) -> tuple[str, str]:
+    noise = found.seeds.low is not None and not found.seeds.clear
+    return _signed(found.seeds, digits) + (" *noise*" if noise else ""), _range(found.pairs, digits)
+
+
+def _signed(value: Interval, digits: int) -> str:
+    return f"{value.mean:+.{digits}f} {_range(value, digits)}"
+
+
+def _range(value: Interval, digits: int) -> str:
+    return "(one)" if value.low is None else f"[{value.low:+.{digits}f}, {value.high:+.{digits}f}]"
+
+
+def _bins(content: Mapping[str, Any]) -> list[tuple[float, float]]:
+    first = next(run for cell in content["results"].values() for run in cell.values())
+    return [(row["low"], row["high"]) for row in first["bins"] if row["count"]]
+
+
+def _by_hole(content: Mapping[str, Any], names: Sequence[str], reference: str, digits: int) -> str:
+    bins = _bins(content)
+    rows = []
+    for name in names:
+        if name == reference:
+            continue
+        found = [_try(content, {name: 1.0, reference: -1.0}, "psnr", hole) for hole in bins]
+        rows.append([name, *("-" if f is None else _signed(f.seeds, digits) for f in found)])
+    header = ["PSNR by hole ratio, dB", *(f"{100 * low:g}-{100 * high:g} %" for low, high in bins)]
+    return _markdown(header, rows) + "\n\nDifferences with their intervals over seeds." if rows else ""
+
+
+def _effects(content: Mapping[str, Any], digits: int) -> str:
+    try:
+        wanted = effects(content["grid"]["cells"])
+    except DataError:
+        return ""
+    note = "\n\nA main effect is with less without; *a x b* is the effect of a with b less that without."
+    return _contrasts(content, "effect", wanted, digits) + note if wanted else ""
+
+
+def _mechanism(content: Mapping[str, Any], names: Sequence[str]) -> str:
+    rows = []
+    for name in names:
+        runs = [run["mechanism"] for run in content["results"][name].values()]
+        rows.append(
+            [
+                name,
+                _levels(runs, "hole_gap"),
+                _levels(runs, "mask_probe_auc"),
+                _mean([e["effective_channels"] / e["channels"] for e in _entries(runs)], ".2f"),
+                _mean([e["correlation"] for e in _entries(runs)], "+.2f"),
+                _mean([v["offset"]["all"] for run in runs for v in run["adaptive"].values()], ".2f"),
+                _mean([v["kernel_spread"]["all"] for run in runs for v in run["adaptive"].values()], ".3f"),
+            ]
+        )
+    header = [
+        "features",
+        "hole gap, shallow to deep",
+        "mask probe AUC",
+        "effective channels, share",
+        "corr(rho, d)",
+        "offset, cells",
+        "kernel spread",
+    ]
+    return (
+        _markdown(header, rows) + "\n\nHole gap: 0 equals the teacher, 1 knows no more than each channel's mean. "
+        "Mask probe: 0.5 if no linear probe sees the hole, 1 if it is plain to see."
+    )
+
+
+def _entries(runs: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return [entry for run in runs for entry in run.get("importance", {}).get("cross", [])]
+
+
+def _levels(runs: Sequence[Mapping[str, Any]], key: str) -> str:
+    """A value a level, averaged over seeds."""
+    columns = zip(*([level["all"] for level in run[key]] for run in runs if key in run), strict=True)
+    return ", ".join(_mean(list(column), ".2f") for column in columns) or "-"
+
+
+def _mean(values: Sequence[float | None], style: str) -> str:
+    known = [value for value in values if value is not None]
+    return format(sum(known) / len(known), style) if known else "-"
+
+
+def _source(content: Mapping[str, Any]) -> str:
+    environment = content["environment"]
+    where = environment.get("gpu") if content["device"] != "cpu" and "gpu" in environment else environment["processor"]
+    first = content["grid"]["cells"][0]["settings"]
+    text = (
+        f"`{content.get('command', 'kdinpaint ablate')}`; seeds {', '.join(map(str, content['seeds']))}; "
+        f"{first['data']['size']} px, {first['student']['optim']['steps']} steps of batch "
+        f"{first['student']['optim']['batch']}, averaged weights; {content['photos']['train']} training photographs, "
+        f"{len(content['ratio'])} pairs from {content['photos']['held_out']} others, "
+        f"manifest {content['manifest'][:12]}; {where}, torch {environment['torch']}."
+    )
+    if content["failures"]:
+        text += f" Failed: {'; '.join(f'{name} ({why})' for name, why in content['failures'].items())}."
+    return text
