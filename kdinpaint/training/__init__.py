@@ -18,11 +18,13 @@ from kdinpaint.training.edge_connect import EdgeConnectObjective
 from kdinpaint.training.evaluation import evaluate_model, evaluate_models
 from kdinpaint.training.objectives import Losses, Objective, StudentObjective, TeacherObjective, inpainting_loss
 from kdinpaint.training.phases import comparator_objective, train_comparator
+from kdinpaint.training.presets import PRESETS, Preset
 from kdinpaint.training.recipes import RECIPES, Phase, Recipe
 from kdinpaint.training.run import Run
 from kdinpaint.training.train import train
 
 __all__ = [
+    "PRESETS",
     "RECIPES",
     "AdversarialObjective",
     "ComparatorConfig",
@@ -38,6 +40,7 @@ __all__ = [
     "PartialConvObjective",
     "Phase",
     "PluralisticObjective",
+    "Preset",
     "Recipe",
     "Run",
     "RuntimeConfig",

@@ -10,6 +10,7 @@ from typing import Literal
 __all__ = [
     "ComparatorConfig",
     "DataConfig",
+    "DatasetName",
     "DistillConfig",
     "EvaluationConfig",
     "LossConfig",
@@ -18,6 +19,10 @@ __all__ = [
     "StudentConfig",
     "TeacherConfig",
     "TrainConfig",
+]
+
+DatasetName = Literal[
+    "celeba", "paris", "places2", "places2-large", "places2-challenge", "places2-challenge-large", "shards"
 ]
 
 
@@ -39,6 +44,12 @@ class DataConfig:
     """Range of the share of hole pixels."""
     on_error: Literal["skip", "raise"] = "skip"
     """What to do with photos that cannot be read or are smaller than the crop."""
+    dataset: DatasetName | None = None
+    """A data set in its own layout, with its own split; by default `photos` is any folder."""
+    masks: Path | None = None
+    """Mask files to train with, those of hole_ratio; generated masks by default."""
+    polarity: Literal["auto", "hole", "known"] = "auto"
+    """What white means in the mask files."""
 
 
 @dataclass(frozen=True)
@@ -185,6 +196,10 @@ class EvaluationConfig:
     """Held-out photos; without them every twentieth training photo is kept out of training and used."""
     per_bin: int = 50
     """Image-mask pairs in each hole-ratio bin."""
+    masks: Path | None = None
+    """Mask files to evaluate with; generated masks by default."""
+    polarity: Literal["auto", "hole", "known"] = "auto"
+    """What white means in the mask files."""
 
 
 @dataclass(frozen=True)
@@ -199,6 +214,8 @@ class RuntimeConfig:
     """Steps between checkpoints."""
     log_every: int = 10
     """Steps between points in the TensorBoard log."""
+    photos_in_memory: bool = False
+    """Copy the training images of a named data set to memory, still encoded, before the first step."""
 
 
 @dataclass(frozen=True)

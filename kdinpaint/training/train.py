@@ -1,12 +1,11 @@
 """From a folder of photos to a trained, measured inpainter."""
 
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 
-from kdinpaint._core.errors import ConfigError, DataError, WeightsError
-from kdinpaint.data import common_folder, list_images
+from kdinpaint._core.errors import ConfigError, WeightsError
+from kdinpaint.data import common_folder
 from kdinpaint.models import AutoEncoder, InpaintingNet, create_model, load_model
 from kdinpaint.models.comparators import Comparator
 from kdinpaint.training.config import TrainConfig
@@ -14,6 +13,7 @@ from kdinpaint.training.figures import write_contact_sheet
 from kdinpaint.training.phases import train_comparator
 from kdinpaint.training.recipes import RECIPES, Recipe
 from kdinpaint.training.run import Run, config_dict
+from kdinpaint.training.sources import open_sources, split_photos
 
 __all__ = ["split_photos", "teacher_name", "train"]
 
@@ -45,10 +45,9 @@ def train(config: TrainConfig) -> dict[str, Any]:
         KDInpaintError: See the errors of `Run` and `Stage`.
         KeyboardInterrupt: After Ctrl-C, with everything on disk.
     """
-    if config.evaluation.photos is None:
-        photos, held_out = split_photos(config.photos, every=20)
-    else:
-        photos, held_out = list_images(config.photos), list_images(config.evaluation.photos)
+    sources = open_sources(
+        config.photos, config.data, config.evaluation, in_memory=config.runtime.photos_in_memory, every=20
+    )
     run = Run(
         config.out,
         config=_description(config),
@@ -56,10 +55,11 @@ def train(config: TrainConfig) -> dict[str, Any]:
         runtime=config.runtime,
         seed=config.seed,
         mixed_precision=config.mixed_precision,
-        photos=photos,
-        held_out=held_out,
+        photos=sources.photos,
+        held_out=sources.held_out,
+        masks=sources.masks,
     )
-    manifest = run.manifest(config.evaluation.per_bin)
+    manifest = run.manifest(config.evaluation.per_bin, masks=sources.test_masks, min_side=sources.min_side)
     torch.manual_seed(config.seed)
     model: InpaintingNet | Comparator
     if config.model in RECIPES:
@@ -73,7 +73,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     write_contact_sheet(
         config.out / "contact_sheet.png",
         {name: model},
-        manifest.pairs(common_folder(held_out), channels=config.data.channels),
+        manifest.pairs(common_folder(sources.held_out), channels=config.data.channels),
     )
     return results
 
@@ -110,19 +110,3 @@ def _teacher(config: TrainConfig, run: Run) -> AutoEncoder | None:
     if not isinstance(loaded, AutoEncoder):
         raise WeightsError(f"{config.teacher.weights} is a {type(loaded).__name__}; expected an AutoEncoder.")
     return loaded
-
-
-def split_photos(folder: Path, *, every: int) -> tuple[list[Path], list[Path]]:
-    """Training and held-out photos of one folder: photo 0, `every`, 2 `every`, ... is held out.
-
-    Raises:
-        DataError: Fewer than two photos.
-    """
-    files = list_images(folder)
-    held_out = files[::every]
-    rest = [file for number, file in enumerate(files) if number % every]
-    if not rest:
-        raise DataError(
-            f"{folder} holds a single photo; expected at least two, one of them for evaluation. Add photos."
-        )
-    return rest, held_out
