@@ -1,0 +1,82 @@
+"""The paper's Table 1 in small: PIC, PC, GC, EC, plain and ours, with equal data, masks and budget.
+
+python benchmarks/table1_small.py --photos DIR --held-out DIR [--masks DIR] --name N --minutes 9
+
+Two budgets: equal optimiser steps, and equal wall time of training. All that a method trains counts: the phases of a
+recipe, and a teacher. With --minutes it stops when the time is up, with exit status 3, and the same command goes on.
+Writes benchmarks/results/table1_small_NAME.json, and pictures of the first seed's rows into the folder of the work.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import tyro
+from field import Bench, Deadline, Method, Options, Runner, comparator_shares, compare
+from torch import nn
+
+from kdinpaint import create_model
+from kdinpaint.training import RECIPES, DistillConfig, LossConfig, StudentObjective, train_comparator
+from kdinpaint.training.train import teacher_name
+
+ROWS = ("pic", "pc", "gc", "ec", "plain", "ours")
+
+
+@dataclass(frozen=True)
+class Config(Options):
+    """What is run."""
+
+    methods: tuple[str, ...] = ROWS
+    ours: str = "kdinpaint_small"
+    """The method of the paper; plain is the same without filler blocks, attention and distillation."""
+
+
+def train_published(model: str, runner: Runner, steps: int) -> nn.Module:
+    """A comparator by its recipe."""
+    options = runner.options
+    net = options.comparator(model)
+    return train_comparator(runner, model, net, options.recipe(model, steps), vgg=options.vgg_of(model))
+
+
+def train_plain(name: str, runner: Runner, steps: int) -> nn.Module:
+    """The network alone."""
+    objective = StudentObjective(create_model(f"{name}_plain"), None, loss=LossConfig(), distill=DistillConfig())
+    return runner.train("student", objective, runner.options.optim(steps))
+
+
+def train_ours(name: str, runner: Runner, steps: int) -> nn.Module:
+    """A teacher, then the student that starts from its encoder and is guided by it."""
+    for_teacher, for_student = runner.split(steps)
+    teacher = runner.teacher(create_model(teacher_name(name)), for_teacher)
+    torch.manual_seed(runner.seed)
+    student = create_model(name)
+    student.encoder.load_from(teacher.encoder)
+    objective = StudentObjective(student, teacher, loss=LossConfig(), distill=DistillConfig())
+    return runner.train("student", objective, runner.options.optim(for_student))
+
+
+def method(name: str, config: Config) -> Method:
+    """A row by its name."""
+    if name in RECIPES:
+        return Method(name, partial(train_published, name), comparator_shares(name), "ours")
+    if name == "plain":
+        return Method(name, partial(train_plain, config.ours), [1.0], "ours")
+    if name == "ours":
+        share = config.teacher_share
+        return Method(name, partial(train_ours, config.ours), [share, 1 - share], "ours")
+    raise SystemExit(f"there is no method {name!r}; expected some of {', '.join(ROWS)}.")
+
+
+def main(config: Config, clock: Callable[[], float] = time.monotonic) -> int:
+    methods = [method(name, config) for name in config.methods]
+    if "ours" not in config.methods and "time" in config.budget and config.seconds is None:
+        raise SystemExit("the budget of time is what ours needs, and ours is not among the methods; give --seconds.")
+    bench = Bench(config, "table1_small", Deadline(config.minutes, clock))
+    return compare(bench, methods)
+
+
+if __name__ == "__main__":
+    sys.exit(main(tyro.cli(Config, description=__doc__)))
