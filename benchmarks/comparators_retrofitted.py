@@ -17,7 +17,8 @@ from typing import Any
 
 import torch
 import tyro
-from field import Bench, Deadline, Method, Options, Runner, comparator_shares, compare
+from field import Bench, Deadline, Method, Runner, compare
+from field_options import Options, comparator_shares
 from torch import Tensor, nn
 
 import kdinpaint
@@ -130,9 +131,7 @@ class RetrofittedRun:
         config: Weights of the guidance.
     """
 
-    def __init__(
-        self, runner: Runner, levels: tuple[Level, ...], teacher: nn.Module | None, config: Config
-    ) -> None:
+    def __init__(self, runner: Runner, levels: tuple[Level, ...], teacher: nn.Module | None, config: Config) -> None:
         self.runner, self.data = runner, runner.data
         self.levels, self.teacher, self.config = levels, teacher, config
 

@@ -7,19 +7,19 @@ command to the same bits. `table1_small.py` and `comparators_retrofitted.py` say
 
 import json
 import re
+import shutil
 import signal
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
+from field_options import Budget, Options, vgg_name
 from torch import Tensor, nn
 
-from kdinpaint import create_model
-from kdinpaint._core.errors import WeightsError
 from kdinpaint._core.files import write_text
 from kdinpaint.ablation.measuring import EvaluationPairs, score
 from kdinpaint.data import (
@@ -33,7 +33,7 @@ from kdinpaint.data import (
     list_images,
 )
 from kdinpaint.models import AutoEncoder, model_cost
-from kdinpaint.training import RECIPES, DataConfig, OptimConfig, Recipe, RuntimeConfig, TeacherObjective
+from kdinpaint.training import DataConfig, OptimConfig, RuntimeConfig, TeacherObjective
 from kdinpaint.training.claim import claim_folder, fingerprint
 from kdinpaint.training.engine import Stage, make_accelerator
 from kdinpaint.training.environment import environment
@@ -42,96 +42,6 @@ from kdinpaint.training.objectives import Objective
 RESULTS = Path(__file__).parent / "results"
 TIME_IS_UP = 3  # exit status: the same command goes on
 DIGITS = {"psnr": 3, "hole_psnr": 3, "ssim": 4}
-TINY: dict[str, dict[str, Any]] = {
-    "pc": {"channels": (8, 8, 8)},
-    "gc": {"width": 4},
-    "ec": {"width": 4, "blocks": 1},
-    "pic": {"channels": (4, 8, 8), "latent": 4, "inference": 1},
-}
-Budget = Literal["steps", "time"]
-
-
-@dataclass(frozen=True)
-class Options:
-    """What both comparisons can be told."""
-
-    photos: Path
-    """Training photos."""
-    held_out: Path
-    """Photos to measure on."""
-    name: str
-    """Of the result file and of the folder that work goes to."""
-    masks: Path | None = None
-    """Mask files, 255 = hole, to measure with; generated ones by default. Training masks are always generated."""
-    size: int = 128
-    seeds: tuple[int, ...] = (0, 1, 2)
-    budget: tuple[Budget, ...] = ("steps", "time")
-    """What is equal for all rows: optimiser steps, or wall time of training."""
-    steps: int = 5000
-    """Budget of steps, of all phases of a recipe and of a teacher together."""
-    seconds: float | None = None
-    """Budget of wall time; by default what the method of the paper needs for the budget of steps."""
-    teacher_share: float = 0.2
-    """Share of its budget that a method with a teacher spends on it."""
-    batch: int = 8
-    lr: float = 1e-4
-    """Of the method of the paper and of teachers; comparators have those of their recipes."""
-    lr_scale: float = 1.0
-    """Factor on the learning rates of all rows: published ones are for a hundred times as many steps."""
-    schedule: Literal["recipe", "cosine"] = "recipe"
-    """As published, or a cosine in every phase of every row."""
-    ema_decay: float = 0.999
-    """Decay of averaged weights, for all rows alike; 0 keeps the last ones."""
-    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
-    vgg: str = "imagenet"
-    """Weights of VGG-16 and VGG-19 for PC and EC: imagenet; a folder with torchvision's files; or random, for dry
-    runs."""
-    per_bin: int = 50
-    pool: int = 4096
-    """Training masks that are kept on the device."""
-    tiny: bool = False
-    """Comparators of a few channels, for dry runs."""
-    minutes: float | None = None
-    """Stop cleanly after that; the same command goes on."""
-    device: Literal["auto", "cpu"] = "auto"
-    checkpoint_every: int = 500
-    timing_steps: int = 20
-    """Steps by which the speed of a method is measured, to turn a budget of time into one of steps."""
-    work: Path = Path("runs/field")
-    """Where checkpoints and finished rows go."""
-
-    def settled(self) -> dict[str, Any]:
-        """What every row depends on; steps are part of a row's name."""
-        free = ("photos", "held_out", "masks", "name", "seeds", "budget", "steps", "seconds", "methods", "minutes")
-        free += ("device", "checkpoint_every", "timing_steps", "work")
-        return json.loads(json.dumps({k: v for k, v in asdict(self).items() if k not in free}))
-
-    def recipe(self, model: str, steps: int) -> Recipe:
-        """A published recipe within the budget."""
-        recipe = RECIPES[model].with_budget(steps=steps, batch=self.batch, ema_decay=self.ema_decay)
-        changes = {} if self.schedule == "recipe" else {"schedule": self.schedule}
-        phases = (replace(phase, lr=phase.lr * self.lr_scale, **changes) for phase in recipe.phases)
-        return replace(recipe, phases=tuple(phases))
-
-    def optim(self, steps: int) -> OptimConfig:
-        """Of the method of the paper."""
-        schedule = "constant" if self.schedule == "recipe" else self.schedule
-        lr = self.lr * self.lr_scale
-        return OptimConfig(steps=steps, batch=self.batch, lr=lr, schedule=schedule, ema_decay=self.ema_decay)
-
-    def comparator(self, model: str) -> nn.Module:
-        """A fresh network."""
-        return create_model(model, **(TINY[model] if self.tiny else {}))
-
-    def vgg_of(self, model: str) -> str:
-        """VGG's weights as the library takes them."""
-        if not Path(self.vgg).is_dir() or model not in ("pc", "ec"):
-            return self.vgg
-        arch = {"pc": "vgg16", "ec": "vgg19"}[model]
-        found = sorted(Path(self.vgg).glob(f"{arch}*.pth"))
-        if len(found) != 1:
-            raise WeightsError(f"{self.vgg} holds {len(found)} files {arch}*.pth; expected torchvision's one.")
-        return str(found[0])
 
 
 class Deadline:
@@ -142,6 +52,7 @@ class Deadline:
         self.end = None if minutes is None else clock() + 60 * minutes
 
     def __call__(self, stage: Stage) -> None:
+        """After a step."""
         if self.end is not None and self.clock() >= self.end:
             signal.raise_signal(signal.SIGINT)
 
@@ -166,6 +77,8 @@ class Bench:
         self.folder = options.work / script / options.name
         photos, held_out = list_images(options.photos), list_images(options.held_out)
         files = {"photos_sha256": fingerprint(photos), "held_out_sha256": fingerprint(held_out)}
+        if options.masks is not None:
+            files["masks_sha256"] = fingerprint(list_images(options.masks))
         claim_folder(self.folder, {**options.settled(), "vgg": vgg_name(options), **files})
         self.photos, self.held_out = len(photos), len(held_out)
         path = self.folder / "manifest.json"
@@ -185,7 +98,7 @@ class Bench:
         self.runtime = RuntimeConfig(device=options.device, checkpoint_every=options.checkpoint_every, log_every=50)
         self.accelerator = make_accelerator(self.runtime, options.mixed_precision, self.folder / "tensorboard")
         self.data = ResidentData.load(path).to(self.accelerator.device)
-        root = common_folder(held_out)
+        self.root = root = common_folder(held_out)
         self.pairs = EvaluationPairs.load(self.manifest, root, channels=3, device=self.accelerator.device)
 
     def stream(self, seed: int) -> ResidentBatches:
@@ -244,7 +157,6 @@ class Stopwatch(Runner):
         folder = self.folder / f"{len(self.found)}-{time.time_ns()}"
         stage = Stage(name, objective, optim, bench.runtime, folder, bench.accelerator, on_step=look, quiet=True)
         net = stage.run(bench.stream(0))
-        (folder / "checkpoint.pt").unlink()
         self.found.append((times[2 * count] - times[count]) / count)
         return net
 
@@ -271,16 +183,6 @@ class Method:
         return re.sub(r"\W+", "-", self.name)
 
 
-def comparator_shares(model: str) -> list[float]:
-    """Of the phases of a recipe."""
-    return [phase.share for phase in RECIPES[model].phases]
-
-
-def vgg_name(options: Options) -> str:
-    """Which weights of VGG, without the place they lie at."""
-    return options.vgg if options.vgg in ("imagenet", "random") else f"files in {Path(options.vgg).name}"
-
-
 def speeds(bench: Bench, methods: Sequence[Method]) -> dict[str, float]:
     """Seconds of a step of every method, averaged over its phases by their shares; measured once for a comparison."""
     path = bench.folder / "speed.json"
@@ -292,6 +194,7 @@ def speeds(bench: Bench, methods: Sequence[Method]) -> dict[str, float]:
             method.train(watch, max(len(method.shares), 10))
             found[method.name] = sum(s * t for s, t in zip(method.shares, watch.found, strict=True))
             write_text(path, json.dumps(found) + "\n")
+            shutil.rmtree(bench.folder / "speed")
     return found
 
 
@@ -321,9 +224,14 @@ def milliseconds(net: nn.Module, image: Tensor, mask: Tensor, repeats: int = 10)
     return 1000 * statistics.median(times[2:])
 
 
+def row_folder(bench: Bench, method: Method, seed: int, steps: int) -> Path:
+    """Where a row is."""
+    return bench.folder / "rows" / f"{method.slug}-{seed}-{steps}"
+
+
 def row(bench: Bench, method: Method, seed: int, steps: int) -> dict[str, Any]:
     """Train and measure one row with one seed, or what is left of that."""
-    folder = bench.folder / "rows" / f"{method.slug}-{seed}-{steps}"
+    folder = row_folder(bench, method, seed, steps)
     path = folder / "row.json"
     if not path.exists():
         torch.manual_seed(seed)

@@ -9,17 +9,20 @@ Writes benchmarks/results/table1_small_NAME.json, and pictures of the first seed
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 import tyro
-from field import Bench, Deadline, Method, Options, Runner, comparator_shares, compare
+from field import Bench, Deadline, Method, Runner, compare, row_folder, steps_of
+from field_options import Options, comparator_shares
 from torch import nn
 
 from kdinpaint import create_model
+from kdinpaint.models import load_model
 from kdinpaint.training import RECIPES, DistillConfig, LossConfig, StudentObjective, train_comparator
+from kdinpaint.training.figures import write_contact_sheet
 from kdinpaint.training.train import teacher_name
 
 ROWS = ("pic", "pc", "gc", "ec", "plain", "ours")
@@ -70,12 +73,28 @@ def method(name: str, config: Config) -> Method:
     raise SystemExit(f"there is no method {name!r}; expected some of {', '.join(ROWS)}.")
 
 
+def draw_samples(bench: Bench, methods: Sequence[Method]) -> None:
+    """Held-out photos as the rows of the first seed fill them, side by side, for every budget that is done."""
+    for budget in bench.options.budget:
+        path = bench.folder / f"samples_{budget}.png"
+        if path.exists():
+            continue
+        nets = {}
+        for one, steps in zip(methods, steps_of(bench, methods, budget).values(), strict=True):
+            folder = row_folder(bench, one, bench.options.seeds[0], steps)
+            nets[one.name] = load_model(folder / (one.name if one.name in RECIPES else "student"))
+        write_contact_sheet(path, nets, bench.manifest.pairs(bench.root))
+
+
 def main(config: Config, clock: Callable[[], float] = time.monotonic) -> int:
     methods = [method(name, config) for name in config.methods]
     if "ours" not in config.methods and "time" in config.budget and config.seconds is None:
         raise SystemExit("the budget of time is what ours needs, and ours is not among the methods; give --seconds.")
     bench = Bench(config, "table1_small", Deadline(config.minutes, clock))
-    return compare(bench, methods)
+    status = compare(bench, methods)
+    if not status:
+        draw_samples(bench, methods)
+    return status
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from field_tables import comparators_retrofitted, table1_small
+
 ROOT = Path(__file__).parent.parent
 RESULTS, METHOD = ROOT / "benchmarks" / "results", ROOT / "docs" / "method"
 # Two-sided 95 % quantiles of Student's t by degrees of freedom.
@@ -319,6 +321,10 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "training_step_cpu": ("speed.md", training_step),
     "training_step_gpu": ("speed.md", training_step),
     "protocols": ("../use/compare.md", protocols),
+    "table1_small_cpu": ("comparison.md", table1_small),
+    "table1_small_gpu": ("comparison.md", table1_small),
+    "comparators_retrofitted_cpu": ("comparison.md", comparators_retrofitted),
+    "comparators_retrofitted_gpu": ("comparison.md", comparators_retrofitted),
     **{
         f"ablation_{grid}": ("what_helps.md", ablation)
         for grid in ("parts", "factorial", "capacity", "adaptive_conv", "importance", "teacher")

@@ -89,6 +89,10 @@ def test_comparison_in_both_budgets(comparison, tmp_path, script, capsys):
             assert min(run[key] for key in ("train_seconds", "images_per_second", "parameters", "milliseconds")) > 0
             assert budget == "time" or run["steps"] == config.steps
     assert found["budgets"]["time"]["steps"][ours] == config.steps, "its time is the budget"
+    table = getattr(importlib.import_module("field_tables"), script)(found)
+    assert table.count(" (noise)") == 0, "one seed says nothing about seeds"
+    assert "**Equal wall time**" in table
+    assert "a dry run" in table
 
 
 @pytest.mark.parametrize(
@@ -98,9 +102,10 @@ def test_pieces_end_with_the_same_bits(comparison, tmp_path, script, methods):
     module, config = comparison(script, methods=methods, name="whole")
     assert module.main(config) == 0
     pieces = replace(config, name="pieces", minutes=0.05)  # three ticks of the clock below, which ticks every step
-    for calls in range(1, 50):
-        if not module.main(pieces, clock=count().__next__):
-            break
+    calls = 1
+    while status := module.main(pieces, clock=count().__next__):
+        assert status == 3, "time is up"
+        calls += 1
     assert calls > 3
     whole, parts = trained(config, script), trained(pieces, script)
     assert whole.keys() == parts.keys()
@@ -113,9 +118,11 @@ def test_pieces_end_with_the_same_bits(comparison, tmp_path, script, methods):
 
 def test_fillers_and_guidance_reach_the_comparator(comparison, tmp_path):
     """Copies start alike: what fillers and guidance do is all that tells them apart."""
-    module, config = comparison("comparators_retrofitted", methods=("pc", "gc", "ec"))
+    module, config = comparison("comparators_retrofitted", methods=("pc", "gc", "ec"), lr_scale=10.0)
     assert module.main(config) == 0
-    runs = {name: found["0"] for name, found in result(tmp_path, module.__name__)["budgets"]["steps"]["results"].items()}
+    runs = {
+        name: found["0"] for name, found in result(tmp_path, module.__name__)["budgets"]["steps"]["results"].items()
+    }
     for model in config.methods:
         plain, fillers, guided = (runs[f"{model}, {arm}"] for arm in module.ARMS)
         assert plain["parameters"] < fillers["parameters"] == guided["parameters"]
