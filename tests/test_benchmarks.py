@@ -10,6 +10,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 from small_comparators import small_objective
 
 from kdinpaint.data import demo_photos
@@ -116,18 +117,21 @@ def test_pieces_end_with_the_same_bits(comparison, tmp_path, script, methods):
     assert {n: runs["0"]["records"] for n, runs in one.items()} == {n: r["0"]["records"] for n, r in other.items()}
 
 
-def test_fillers_and_guidance_reach_the_comparator(comparison, tmp_path):
-    """Copies start alike: what fillers and guidance do is all that tells them apart."""
-    module, config = comparison("comparators_retrofitted", methods=("pc", "gc", "ec"), lr_scale=10.0)
+def test_fillers_and_guidance_reach_every_comparator(comparison, tmp_path):
+    module, config = comparison("comparators_retrofitted", methods=("pc", "gc", "ec"))
     assert module.main(config) == 0
-    runs = {
-        name: found["0"] for name, found in result(tmp_path, module.__name__)["budgets"]["steps"]["results"].items()
-    }
+    runs = result(tmp_path, module.__name__)["budgets"]["steps"]["results"]
     for model in config.methods:
-        plain, fillers, guided = (runs[f"{model}, {arm}"] for arm in module.ARMS)
-        assert plain["parameters"] < fillers["parameters"] == guided["parameters"]
-        assert fillers["records"] != plain["records"]
-        assert fillers["records"] != guided["records"]
+        plain, fillers, guided = (runs[f"{model}, {arm}"]["0"]["parameters"] for arm in module.ARMS)
+        assert plain < fillers == guided
+        place = f"work/comparators_retrofitted/test/rows/{model}-{{}}-0-8/{model}/model.safetensors"
+        alone, led = (load_file(tmp_path / place.format(arm)) for arm in ("fillers", "fillers-and-distillation"))
+        exits = [key for key in alone if key.endswith("filler.exit.weight")]
+        assert len(exits) > 1
+        for key in exits:  # zero when fresh
+            assert alone[key].any()
+            assert led[key].any()
+            assert not led[key].equal(alone[key])
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
