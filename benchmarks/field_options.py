@@ -8,7 +8,7 @@ from typing import Any, Literal
 from torch import nn
 
 from kdinpaint import create_model
-from kdinpaint._core.errors import WeightsError
+from kdinpaint._core.errors import ConfigError, WeightsError
 from kdinpaint.training import RECIPES, OptimConfig, Recipe
 
 TINY: dict[str, dict[str, Any]] = {
@@ -68,6 +68,13 @@ class Options:
     """Steps by which the speed of a method is measured, to turn a budget of time into one of steps."""
     work: Path = Path("runs/field")
     """Where checkpoints and finished rows go."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.teacher_share < 1 or self.steps < 5 or not self.seeds or not self.budget:
+            raise ConfigError(
+                f"teacher_share is {self.teacher_share}, steps {self.steps}, seeds {self.seeds} and budget "
+                f"{self.budget}; expected a share between 0 and 1, 5 steps or more, and some seed and budget."
+            )
 
     def settled(self) -> dict[str, Any]:
         """What every row depends on; steps are part of a row's name."""

@@ -76,7 +76,7 @@ def method(name: str, config: Config) -> Method:
 def draw_samples(bench: Bench, methods: Sequence[Method]) -> None:
     """Held-out photos as the rows of the first seed fill them, side by side, for every budget that is done."""
     for budget in bench.options.budget:
-        path = bench.folder / f"samples_{budget}.png"
+        path = bench.folder / f"samples_{budget}_{bench.options.steps}.png"
         if path.exists():
             continue
         nets = {}

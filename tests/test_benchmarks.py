@@ -48,7 +48,7 @@ def comparison(tmp_path, monkeypatch):
 
     def configured(script, **changes):
         module = importlib.import_module(script)
-        options = {"seeds": (0,), "size": 32, "batch": 2, "steps": 4, "budget": ("steps",), "teacher_share": 0.5}
+        options = {"seeds": (0,), "size": 32, "batch": 2, "steps": 6, "budget": ("steps",), "teacher_share": 0.5}
         options |= {"per_bin": 1, "pool": 4, "timing_steps": 1, "vgg": "random", "tiny": True, "device": "cpu"}
         options |= {"work": tmp_path / "work", "name": "test"}
         if script == "table1_small":
@@ -139,6 +139,11 @@ def test_unknown_method(comparison, script):
     module, config = comparison(script, methods=("gan",))
     with pytest.raises(SystemExit, match="no method 'gan'; expected some of"):
         module.main(config)
+
+
+def test_options_that_make_no_sense(comparison):
+    with pytest.raises(ValueError, match="steps 2, .* expected"):
+        comparison("table1_small", steps=2)
 
 
 def test_other_options_do_not_mix(comparison):
