@@ -142,7 +142,7 @@ def test_unknown_method(comparison, script):
 
 
 def test_options_that_make_no_sense(comparison):
-    with pytest.raises(ValueError, match="steps 2, .* expected"):
+    with pytest.raises(ValueError, match=r"steps 2, .* expected"):
         comparison("table1_small", steps=2)
 
 
