@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from kdinpaint._core.processes import averaged, process_count, summed
+from kdinpaint._core.processes import mean, process_count, summed
 
 __all__ = ["RunningStd", "observed_together"]
 
@@ -43,10 +43,8 @@ class RunningStd(nn.Module):
         # Variance of the whole: mean of the variances, and variance of the means.
         means, variances = (torch.stack(column) for column in zip(*self._seen, strict=True))
         self._seen.clear()
-        centre = averaged([means.mean(0)])[0]
-        whole = averaged([(variances + (means - centre).square()).mean(0)])[0]
-        assert whole is not None
-        self.take(whole)
+        centre = mean(means.mean(0))
+        self.take(mean((variances + (means - centre).square()).mean(0)))
 
     @torch.no_grad()
     def update_mean(self, values: Tensor) -> None:

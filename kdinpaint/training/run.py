@@ -19,6 +19,7 @@ from kdinpaint.training.engine import Stage, make_accelerator
 from kdinpaint.training.environment import environment
 from kdinpaint.training.evaluation import evaluate_models
 from kdinpaint.training.objectives import ExtraLoss, Objective, StudentObjective, TeacherObjective
+from kdinpaint.training.watch import Watch
 
 __all__ = ["Run", "config_dict"]
 
@@ -33,6 +34,8 @@ def config_dict(config: Any) -> dict[str, Any]:  # noqa: ANN401 - any dataclass
 
 class Run:
     """Owns a run folder. A folder belongs to one configuration and one set of photos for ever.
+
+    In distributed training every process makes the same run and calls the same methods. The main process alone writes.
 
     Args:
         folder: Where everything goes; made if missing.
@@ -68,9 +71,13 @@ class Run:
         self.seed = seed
         self.held_out = list(held_out)
         self.photos = PhotoFolder(list(photos), channels=data.channels, min_size=data.size, on_error=data.on_error)
-        claim_folder(folder, {**config, "photos_sha256": fingerprint(photos), "held_out_sha256": fingerprint(held_out)})
         self.accelerator = make_accelerator(runtime, mixed_precision, folder / "tensorboard")
+        with self.accelerator.main_process_first():  # which writes; the others find and compare
+            claim_folder(
+                folder, {**config, "photos_sha256": fingerprint(photos), "held_out_sha256": fingerprint(held_out)}
+            )
         self.seconds: dict[str, float] = {}
+        self.watch: Watch | None = None
 
     def samples(self, optim: OptimConfig, *, masks: bool) -> TrainingSamples:
         """The stream of training samples: number i is the same for every stage, student and restart."""
@@ -115,7 +122,8 @@ class Run:
         return cast(InpaintingNet, self._train(name, objective, config.optim, masks=True))
 
     def _train(self, name: str, objective: Objective, optim: OptimConfig, *, masks: bool) -> torch.nn.Module:
-        stage = Stage(name, objective, optim, self.runtime, self.folder / name, self.accelerator)
+        watch = self.watch if masks else None
+        stage = Stage(name, objective, optim, self.runtime, self.folder / name, self.accelerator, on_step=watch)
         net = stage.run(self.samples(optim, masks=masks))
         self.seconds[name] = stage.seconds
         return net
@@ -123,7 +131,7 @@ class Run:
     def manifest(self, per_bin: int) -> PairManifest:
         """The frozen evaluation list of this run, made once."""
         path = self.folder / "manifest.json"
-        if not path.exists():
+        if self.accelerator.is_main_process and not path.exists():
             # Windows of few photos must differ; of many, the middle of each is enough.
             windows = max(1, -(-6 * per_bin // max(len(self.held_out), 1)))
             manifest = PairManifest.build(
@@ -135,6 +143,7 @@ class Run:
                 windows_per_photo=windows,
             )
             manifest.save(path)
+        self.accelerator.wait_for_everyone()
         return PairManifest.load(path)
 
     def evaluate(
@@ -151,7 +160,8 @@ class Run:
             **(extra or {}),
             "models": evaluate_models(models, pairs, size=self.data.size),
         }
-        write_text(self.folder / "metrics.json", json.dumps(results, indent=1) + "\n")
+        if self.accelerator.is_main_process:
+            write_text(self.folder / "metrics.json", json.dumps(results, indent=1) + "\n")
         return results
 
 

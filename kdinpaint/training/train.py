@@ -11,6 +11,7 @@ from kdinpaint.models import AutoEncoder, InpaintingNet, create_model, load_mode
 from kdinpaint.training.config import TrainConfig
 from kdinpaint.training.figures import write_contact_sheet
 from kdinpaint.training.run import Run, config_dict
+from kdinpaint.training.watch import Watch
 
 __all__ = ["split_photos", "teacher_name", "train"]
 
@@ -40,7 +41,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
 
     Raises:
         KDInpaintError: See the errors of `Run` and `Stage`.
-        KeyboardInterrupt: After Ctrl-C, with everything on disk.
+        KeyboardInterrupt: After Ctrl-C, with everything on disk; after SIGTERM or SIGUSR1 it is a `Preempted`.
     """
     if config.evaluation.photos is None:
         photos, held_out = split_photos(config.photos, every=20)
@@ -57,17 +58,22 @@ def train(config: TrainConfig) -> dict[str, Any]:
         held_out=held_out,
     )
     manifest = run.manifest(config.evaluation.per_bin)
+    if config.evaluation.every:
+        pairs = manifest.pairs(common_folder(held_out), channels=config.data.channels)
+        run.watch = Watch(pairs, config.evaluation.every)
     torch.manual_seed(config.seed)
     teacher = _teacher(config, run)
     filler = {} if config.student.filler == "model" else {"filler": config.student.filler}
     student = cast(InpaintingNet, create_model(config.model, in_channels=config.data.channels, **filler))
     student = run.train_student("student", student, teacher, config.student)
     results = run.evaluate({"student": student}, manifest)
-    write_contact_sheet(
-        config.out / "contact_sheet.png",
-        {"student": student},
-        manifest.pairs(common_folder(held_out), channels=config.data.channels),
-    )
+    if run.accelerator.is_main_process:
+        write_contact_sheet(
+            config.out / "contact_sheet.png",
+            {"student": student},
+            manifest.pairs(common_folder(held_out), channels=config.data.channels),
+        )
+    run.accelerator.wait_for_everyone()
     return results
 
 
