@@ -218,8 +218,9 @@ class Stage:
         if self.scaler is None:
             self.scheduler.step()
             return
-        with warnings.catch_warnings():  # it goes on when gradient scaling passes over a step
-            warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
+        # Steps that gradient scaling passes over count; and Accelerate puts its own `step` around the optimiser's.
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=r"Detected call of `lr_scheduler|Seems like `optimizer\.step")
             self.scheduler.step()
 
     def _backward(self, loss: Tensor) -> None:
