@@ -264,6 +264,19 @@ def training_step(content: dict[str, Any]) -> str:
     )
 
 
+def protocols(content: dict[str, Any]) -> str:
+    rows = [
+        [f"`{name}`", f"{found['psnr']:.2f}" if "psnr" in found else "-", f"{found['ssim']:.3f}"]
+        for name, found in content["protocols"].items()
+    ]
+    options = content["options"]
+    return (
+        markdown(["protocol", "PSNR, dB", "SSIM"], rows)
+        + f"\n\n`{content['command']}`; {options['images']} images of {options['size']} px from the photographs inside "
+        f"scikit-image, holes of 20-30 %; manifest {content['manifest'][:12]}; {machine(content['environment'])}.\n"
+    )
+
+
 def ablation(content: dict[str, Any]) -> str:
     from kdinpaint.ablation import report
 
@@ -309,6 +322,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "adaptive_conv_gpu": ("speed.md", adaptive_conv),
     "training_step_cpu": ("speed.md", training_step),
     "training_step_gpu": ("speed.md", training_step),
+    "protocols": ("../use/compare.md", protocols),
     **{
         f"ablation_{grid}": ("what_helps.md", ablation)
         for grid in ("parts", "factorial", "capacity", "adaptive_conv", "importance", "teacher")

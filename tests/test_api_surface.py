@@ -20,8 +20,10 @@ ROOMS = [
         for r in (
             "ops",
             "layers",
+            "losses",
             "distill",
             "models",
+            "models.comparators",
             "retrofitting",
             "data",
             "metrics",

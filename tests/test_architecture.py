@@ -15,6 +15,7 @@ LIMIT = 400
 ALLOWED = {
     "_core": set(),
     "ops": {"_core"},
+    "losses": {"_core", "ops"},
     "layers": {"_core", "ops"},
     "distill": {"_core", "ops", "layers"},
     "models": {"_core", "ops", "layers"},
@@ -24,7 +25,7 @@ ALLOWED = {
     "inference": {"_core", "ops", "models"},
     "exporting": {"_core", "ops"},
     "benchmark": {"_core", "ops", "layers"},
-    "training": {"_core", "ops", "layers", "distill", "models", "data", "metrics", "inference"},
+    "training": {"_core", "ops", "losses", "layers", "distill", "models", "data", "metrics", "inference"},
     "ablation": {"_core", "ops", "layers", "distill", "models", "data", "metrics", "training"},
     "cli": {
         "_core",

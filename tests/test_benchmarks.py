@@ -17,5 +17,6 @@ def test_tables_are_what_the_results_give():
 def test_results_name_command_and_machine():
     for path in (ROOT / "benchmarks" / "results").glob("*.json"):
         content = json.loads(path.read_text(encoding="utf-8"))
-        assert content["command"].startswith(("python benchmarks/", "kdinpaint bench ", "kdinpaint ablate ")), path.name
+        commands = ("python benchmarks/", "kdinpaint bench ", "kdinpaint ablate ", "kdinpaint protocols ")
+        assert content["command"].startswith(commands), path.name
         assert {"processor", "threads", "torch", "python"} <= set(content["environment"]), path.name

@@ -21,6 +21,7 @@ WITHOUT = {
     "save_model": "takes a path: models/test_weights.py",
     "BackendChoice": "a name and a reason: ops/test_fused.py",
     "adaptive_conv2d_backend": "answers with a name: ops/test_fused.py",
+    "VGGFeatures": "a hundred million weights: losses/test_vgg.py",
     "RATIO_BINS": "a constant: the tables of metrics/ rest on it",
 }
 
@@ -36,7 +37,11 @@ def contracts() -> set[str]:
 
 
 CONTRACTS = contracts()
-NAMES = [(room, name) for room in ("ops", "layers", "distill", "models") for name in public_names(f"kdinpaint.{room}")]
+NAMES = [
+    (room, name)
+    for room in ("ops", "losses", "layers", "distill", "models")
+    for name in public_names(f"kdinpaint.{room}")
+]
 
 
 @pytest.mark.parametrize(("room", "name"), NAMES, ids=[f"{room}.{name}" for room, name in NAMES])

@@ -23,8 +23,13 @@ def main(arguments: list[str] | None = None) -> None:
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning  # type: ignore[assignment]
         try:
-            require("tyro", extra="train").extras.subcommand_cli_from_dict(
-                _commands(), prog="kdinpaint", description="Distillation-guided image inpainting.", args=arguments
+            tyro = require("tyro", extra="train")
+            commands, arguments = _commands(), sys.argv[1:] if arguments is None else arguments
+            if arguments[:1] == ["train"]:
+                commands["train"], rest = train_with_preset(arguments[1:])
+                arguments = ["train", *rest]
+            tyro.extras.subcommand_cli_from_dict(
+                commands, prog="kdinpaint", description="Distillation-guided image inpainting.", args=arguments
             )
         except KeyboardInterrupt as stop:
             print("\nStopped. What was done is on disk; the same command goes on from there.", file=sys.stderr)
@@ -36,7 +41,19 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _commands() -> dict[str, Callable[..., Any]]:
     # Imported here, so that `kdinpaint` without the extra says what to install.
-    from kdinpaint.cli import ablate, bench, demo, evaluate, export, inpaint, inspect, train
+    from kdinpaint.cli import (
+        ablate,
+        bench,
+        demo,
+        doctor,
+        evaluate,
+        export,
+        inpaint,
+        inspect,
+        protocols,
+        table,
+        train,
+    )
 
     return {
         "demo": demo.command,
@@ -48,7 +65,17 @@ def _commands() -> dict[str, Callable[..., Any]]:
         "ablate": ablate.command,
         "ablate-report": ablate.report_command,
         "bench": bench.command,
+        "doctor": doctor.command,
+        "table": table.command,
+        "protocols": protocols.command,
     }
+
+
+def train_with_preset(arguments: list[str]) -> tuple[Callable[..., Any], list[str]]:
+    """See `kdinpaint.cli.train.with_preset`."""
+    from kdinpaint.cli.train import with_preset
+
+    return with_preset(arguments)
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *details: Any) -> None:  # noqa: ANN401

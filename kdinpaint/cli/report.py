@@ -17,7 +17,10 @@ _TITLES = {
 def print_results(results: dict[str, Any]) -> None:
     """Print what `Run.evaluate` returned: quality by hole ratio, then cost."""
     models = results["models"]
+    measured = next(iter(models.values()))["overall"]["metrics"]
     for metric, title in _TITLES.items():
+        if metric not in measured:
+            continue
         print(f"\n{title}")
         print(compare_methods(models, metric, digits=4 if metric == "ssim" else 2, style="plain"))
     print(f"\n{'cost':12}{'parameters':>12}{'GMAC':>9}{'ms/image':>10}{'training':>12}")

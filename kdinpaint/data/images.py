@@ -1,5 +1,6 @@
 """Image files: listing them, and reading them to 8-bit tensors."""
 
+import io
 import os
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from kdinpaint._core.errors import ConfigError, DataError
 from kdinpaint._core.images import MAX_PIXELS, PathLike, open_image
 
-__all__ = ["list_images", "read_image"]
+__all__ = ["decode_image", "is_image_name", "list_images", "read_image"]
 
 _SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
@@ -87,6 +88,37 @@ def read_image(path: PathLike, *, channels: int = 3, max_pixels: int = MAX_PIXEL
         ImageOps.exif_transpose(image, in_place=True)
         levels = _eight_bit(image, channels)
     return torch.from_numpy(levels).reshape(*levels.shape[:2], -1).permute(2, 0, 1).contiguous()
+
+
+def decode_image(data: bytes, *, name: str, channels: int = 3, enough: int | None = None) -> Tensor:
+    """As `read_image`, from the bytes of a file.
+
+    Args:
+        data: The encoded image.
+        name: For error messages.
+        channels: 3 for RGB, 1 for grey (ITU-R 601 luma).
+        enough: JPEG files are decoded at a half, quarter or eighth of their size while no side falls below this many
+            pixels, which takes a fraction of the time; by default at their own size.
+
+    Returns:
+        (channels, H, W), uint8.
+
+    Raises:
+        ImageFileError: The data is foreign, truncated, too large, or its values have no known range.
+        ConfigError: `channels` is neither 1 nor 3.
+    """
+    check_channels(channels)
+    with open_image(io.BytesIO(data), name=name) as image:
+        if enough is not None:
+            image.draft(None, (enough, enough))
+        ImageOps.exif_transpose(image, in_place=True)
+        levels = _eight_bit(image, channels)
+    return torch.from_numpy(levels).reshape(*levels.shape[:2], -1).permute(2, 0, 1).contiguous()
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file name has the suffix of an image and does not start with a dot."""
+    return name.lower().endswith(_SUFFIXES) and not name.startswith(".")
 
 
 def check_channels(channels: int) -> None:

@@ -59,6 +59,7 @@ class PairManifest:
         pairs: int | None = None,
         bins: Sequence[float] = RATIO_BINS,
         windows_per_photo: int = 1,
+        min_side: int | None = None,
         description: str = "",
     ) -> "PairManifest":
         """Choose pairs, as many in every bin of the hole ratio.
@@ -77,6 +78,8 @@ class PairManifest:
             pairs: pairs in all, a multiple of the number of bins.
             bins: Edges of the half-open bins (low, high].
             windows_per_photo: Different windows of a photograph before one comes again.
+            min_side: Smallest short side of a photograph, `size` by default. With less, as for the 178 pixels of
+                CelebA at 256, small ones are enlarged; further windows of a photograph need `size` all the same.
             description: Free text to keep.
 
         Raises:
@@ -94,6 +97,7 @@ class PairManifest:
             bins=bins,
             seed=seed,
             windows_per_photo=windows_per_photo,
+            min_side=min_side,
         )
         return cls(size=size, entries=entries, description=description)
 

@@ -34,11 +34,12 @@ def build_entries(
     bins: Sequence[float],
     seed: int,
     windows_per_photo: int,
+    min_side: int | None = None,
 ) -> tuple[PairEntry, ...]:
     """The entries of `PairManifest.build`, which documents the arguments and errors."""
     _check(size, per_bin, pairs, bins, seed, windows_per_photo)
     rng = np.random.default_rng([seed, 0])
-    files = PhotoFolder(photos, min_size=size, cache_bytes=0).paths
+    files = PhotoFolder(photos, min_size=size if min_side is None else min_side, cache_bytes=0).paths
     root = Path(photos) if isinstance(photos, str | os.PathLike) else common_folder(files)
     chosen = _choose_masks(masks, size, per_bin, pairs, bins, rng)
 

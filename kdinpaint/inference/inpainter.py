@@ -13,6 +13,7 @@ from kdinpaint._core.checks import check_image
 from kdinpaint._core.errors import ConfigError, KDInpaintWarning, ShapeError, WeightsError
 from kdinpaint._core.files import atomic_path
 from kdinpaint.inference.convert import ImageLike, read_mask, read_pixels
+from kdinpaint.models.comparators import Comparator
 from kdinpaint.models.inpainting import InpaintingNet
 from kdinpaint.models.weights import load_model
 
@@ -23,8 +24,8 @@ class Inpainter:
     """Fills holes with a trained model: any size, any kind of image, known pixels bit-exact.
 
     Args:
-        model: An `InpaintingNet`, put into eval mode; or a folder or `model.safetensors` that holds one. Of a
-            run folder that `kdinpaint train` wrote, the student is taken.
+        model: An `InpaintingNet` or `Comparator`, put into eval mode; or a folder or `model.safetensors` that holds
+            one. Of a run folder that `kdinpaint train` wrote, the student is taken, or the only network.
         device: Where to run; "cuda" if there is one, else "cpu", by default.
 
     Raises:
@@ -41,16 +42,21 @@ class Inpainter:
         (torch.Size([3, 45, 61]), True)
     """
 
-    def __init__(self, model: InpaintingNet | str | Path, *, device: torch.device | str | None = None) -> None:
+    def __init__(
+        self, model: InpaintingNet | Comparator | str | Path, *, device: torch.device | str | None = None
+    ) -> None:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if isinstance(model, str | Path):
             folder = Path(model)
             if not (folder / "model.safetensors").is_file() and (folder / "student").is_dir():
                 folder = folder / "student"
+            elif not (folder / "model.safetensors").is_file():
+                trained = sorted(p.parent for p in folder.glob("*/model.safetensors"))
+                folder = trained[0] if len(trained) == 1 else folder
             loaded = load_model(folder)
         else:
             loaded = model
-        if not isinstance(loaded, InpaintingNet):
+        if not isinstance(loaded, InpaintingNet | Comparator):
             raise WeightsError(
                 f"{model if isinstance(model, str | Path) else 'model'} is a {type(loaded).__name__}, which does not "
                 f"inpaint; expected an InpaintingNet, such as RUN/student."

@@ -7,6 +7,7 @@ from torch import nn
 
 from kdinpaint._core.errors import ConfigError
 from kdinpaint.models.autoencoder import AutoEncoder
+from kdinpaint.models.comparators import EdgeConnectNet, GatedConvNet, PartialConvNet, PluralisticNet
 from kdinpaint.models.inpainting import InpaintingNet
 
 __all__ = ["create_model", "list_models"]
@@ -25,6 +26,15 @@ def _entries() -> dict[str, tuple[type[nn.Module], dict[str, Any]]]:
         entries[f"kdinpaint_{size}"] = (InpaintingNet, dict(widths))
         entries[f"kdinpaint_{size}_plain"] = (InpaintingNet, {**widths, **_PLAIN})
         entries[f"autoencoder_{size}"] = (AutoEncoder, dict(widths))
+    entries.update(
+        {
+            "pc": (PartialConvNet, {}),
+            "pc_512": (PartialConvNet, {"channels": (64, 128, 256, 512, 512, 512, 512, 512)}),
+            "gc": (GatedConvNet, {}),
+            "ec": (EdgeConnectNet, {}),
+            "pic": (PluralisticNet, {}),
+        }
+    )
     return entries
 
 
@@ -47,12 +57,13 @@ def create_model(name: str, *, in_channels: int = 3, **options: Any) -> nn.Modul
 
     Args:
         name: One of `list_models()`: kdinpaint_{tiny, small, base}, each also with the suffix _plain (no
-            filler blocks, no attention), and the teacher of the same widths, autoencoder_{tiny, small, base}.
+            filler blocks, no attention), and the teacher of the same widths, autoencoder_{tiny, small, base};
+            the networks of comparisons, pc (pc_512 with the eighth level of the paper), gc, ec and pic.
         in_channels: Channels of the image.
         **options: Further arguments of the model's class, overriding the named configuration.
 
     Returns:
-        An `InpaintingNet` or `AutoEncoder` with fresh weights.
+        An `InpaintingNet`, `AutoEncoder` or `Comparator` with fresh weights.
 
     Raises:
         ConfigError: Unknown name.

@@ -12,17 +12,23 @@ from torch import nn
 from kdinpaint._core.errors import WeightsError
 from kdinpaint._core.files import atomic_path, make_folder
 from kdinpaint.models.autoencoder import AutoEncoder
+from kdinpaint.models.comparators import Comparator, EdgeConnectNet, GatedConvNet, PartialConvNet, PluralisticNet
 from kdinpaint.models.inpainting import InpaintingNet
 
 __all__ = ["load_model", "save_model"]
 
-_CLASSES: dict[str, type[AutoEncoder] | type[InpaintingNet]] = {
-    cls.__name__: cls for cls in (AutoEncoder, InpaintingNet)
+_CLASSES: dict[str, type[AutoEncoder] | type[InpaintingNet] | type[Comparator]] = {
+    "AutoEncoder": AutoEncoder,
+    "InpaintingNet": InpaintingNet,
+    "PartialConvNet": PartialConvNet,
+    "GatedConvNet": GatedConvNet,
+    "EdgeConnectNet": EdgeConnectNet,
+    "PluralisticNet": PluralisticNet,
 }
 _WEIGHTS, _CONFIG = "model.safetensors", "config.json"
 
 
-def save_model(model: AutoEncoder | InpaintingNet, folder: str | Path) -> None:
+def save_model(model: AutoEncoder | InpaintingNet | Comparator, folder: str | Path) -> None:
     """Write weights and configuration; earlier files are replaced when both are complete.
 
     Args:
@@ -45,7 +51,7 @@ def save_model(model: AutoEncoder | InpaintingNet, folder: str | Path) -> None:
                 raise OSError(str(error)) from error
 
 
-def load_model(source: str | Path, *, device: torch.device | str = "cpu") -> AutoEncoder | InpaintingNet:
+def load_model(source: str | Path, *, device: torch.device | str = "cpu") -> AutoEncoder | InpaintingNet | Comparator:
     """Read a model that `save_model` or `save_pretrained` wrote.
 
     Nothing in the files is executed, and shapes are compared before any memory is taken.
@@ -96,7 +102,7 @@ def _inventory(weights: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
         raise WeightsError(_damaged(weights, error)) from error
 
 
-def _empty_model(config: Path, *, limit: int) -> AutoEncoder | InpaintingNet:
+def _empty_model(config: Path, *, limit: int) -> AutoEncoder | InpaintingNet | Comparator:
     """The model of a configuration, without memory for its weights, of at most `limit` blocks a level."""
     try:
         options: dict[str, Any] = json.loads(config.read_text(encoding="utf-8"))
@@ -123,7 +129,9 @@ def _compare(model: nn.Module, found: dict[str, tuple[str, tuple[int, ...]]], we
         for name in sorted(expected.keys() & found.keys())
         if expected[name] != found[name][1]
     ]
-    formats = sorted({kind for kind, _ in found.values()} - {"F16", "BF16", "F32", "F64"})
+    counters = {name for name, value in model.state_dict().items() if not value.is_floating_point()}
+    kinds = {kind for name, (kind, _) in found.items() if name not in counters}
+    formats = sorted(kinds - {"F16", "BF16", "F32", "F64"})
     problems = [
         f"{label} {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
         for label, names in (

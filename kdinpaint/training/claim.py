@@ -38,7 +38,7 @@ def claim_folder(folder: Path, content: dict[str, Any]) -> None:
     changed = [
         f"{name} was {old!r}, now {new!r}"
         for name, old, new in _differences(before, content)
-        if not name.endswith("photos")  # where they lie does not matter, what they are does
+        if not name.endswith(("photos", "masks"))  # where they lie does not matter, what they are does
     ]
     if changed:
         raise ConfigError(

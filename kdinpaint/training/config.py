@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Literal
 
 __all__ = [
+    "ComparatorConfig",
     "DataConfig",
+    "DatasetName",
     "DistillConfig",
     "EvaluationConfig",
     "LossConfig",
@@ -17,6 +19,10 @@ __all__ = [
     "StudentConfig",
     "TeacherConfig",
     "TrainConfig",
+]
+
+DatasetName = Literal[
+    "celeba", "paris", "places2", "places2-large", "places2-challenge", "places2-challenge-large", "shards"
 ]
 
 
@@ -38,6 +44,12 @@ class DataConfig:
     """Range of the share of hole pixels."""
     on_error: Literal["skip", "raise"] = "skip"
     """What to do with photos that cannot be read or are smaller than the crop."""
+    dataset: DatasetName | None = None
+    """A data set in its own layout, with its own split; by default `photos` is any folder."""
+    masks: Path | None = None
+    """Mask files to train with, those of hole_ratio; generated masks by default."""
+    polarity: Literal["auto", "hole", "known"] = "auto"
+    """What white means in the mask files."""
 
 
 @dataclass(frozen=True)
@@ -166,6 +178,21 @@ class StudentConfig:
 
 
 @dataclass(frozen=True)
+class ComparatorConfig:
+    """Training of pc, gc, ec or pic: their published recipes, unless a budget says otherwise."""
+
+    steps: int | None = None
+    """Optimiser steps of all phases together; the published ones, which are days of a GPU, by default."""
+    batch: int | None = None
+    """Images a step; the published number by default."""
+    ema_decay: float = 0.0
+    """Decay of averaged weights; 0, as published, keeps the last ones."""
+    vgg: str = "imagenet"
+    """Weights for perceptual and style losses (pc, ec): imagenet, downloaded by torchvision; a file; or random, for
+    dry runs without meaning."""
+
+
+@dataclass(frozen=True)
 class EvaluationConfig:
     """What is measured at the end."""
 
@@ -175,6 +202,10 @@ class EvaluationConfig:
     """Image-mask pairs in each hole-ratio bin."""
     every: int = 0
     """Steps of the student between evaluations on the way, each with a sheet of samples; 0 for none."""
+    masks: Path | None = None
+    """Mask files to evaluate with; generated masks by default."""
+    polarity: Literal["auto", "hole", "known"] = "auto"
+    """What white means in the mask files."""
 
 
 @dataclass(frozen=True)
@@ -197,6 +228,8 @@ class RuntimeConfig:
     """Steps between points in the logs; on the same steps, losses are checked for NaN."""
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
     """Where the logs go."""
+    photos_in_memory: bool = False
+    """Copy the training images of a named data set to memory, still encoded, before the first step."""
 
 
 @dataclass(frozen=True)
@@ -208,11 +241,13 @@ class TrainConfig:
     out: Path
     """Run folder. If it holds an unfinished run of the same configuration, that goes on."""
     model: str = "kdinpaint_small"
-    """A student of `kdinpaint.list_models()`; its teacher is the autoencoder of the same widths."""
+    """A student of `kdinpaint.list_models()`, with the autoencoder of the same widths for its teacher; or a
+    comparator, pc, gc, ec or pic, which has none and is trained as `comparator` says."""
     seed: int = 0
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     data: DataConfig = DataConfig()
     teacher: TeacherConfig = TeacherConfig()
     student: StudentConfig = StudentConfig()
+    comparator: ComparatorConfig = ComparatorConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from kdinpaint._core.errors import CheckpointError, KDInpaintError
 from kdinpaint._core.files import clear_leftovers
 from kdinpaint.models import save_model
+from kdinpaint.models.comparators import settle_spectral_norm
 from kdinpaint.training.batches import BatchSource, Samples, split_batch, step_batches
 from kdinpaint.training.checkpoint import (
     has_checkpoint,
@@ -58,6 +59,9 @@ class _WarmAverage:
     @torch.no_grad()
     def __call__(self, averaged: Sequence[Tensor], current: Sequence[Tensor], count: Tensor | int) -> None:
         n = int(count)
+        if not averaged[0].is_floating_point():  # counters of batch normalisation
+            torch._foreach_copy_(list(averaged), list(current))
+            return
         torch._foreach_lerp_(list(averaged), list(current), 1 - min(self.decay, (1 + n) / (10 + n)))
 
 
@@ -92,7 +96,7 @@ class Stage:
         self.objective.to(self.accelerator.device)
         if self.runtime.channels_last:
             self.objective.to(memory_format=torch.channels_last)
-        optimizer = torch.optim.Adam(groups, lr=self.config.lr)
+        optimizer = torch.optim.Adam(groups, lr=self.config.lr, betas=self.objective.betas)
         self.ema = AveragedModel(self.objective.net, multi_avg_fn=_WarmAverage(self.config.ema_decay), use_buffers=True)
         self.model, self.optimizer = self.accelerator.prepare(self.objective, optimizer)
         if self.runtime.compile:
@@ -104,6 +108,7 @@ class Stage:
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._lr_factor)
         self.step = 0
         self.seconds = 0.0
+        self._random: dict[str, Any] | None = None
 
     def _lr_factor(self, step: int) -> float:
         rise = min(1.0, (step + 1) / (self.config.warmup + 1))
@@ -139,6 +144,8 @@ class Stage:
         if self.step < self.config.steps:
             self._train(samples)
         net = self.ema.module.eval()
+        if self.config.ema_decay:
+            settle_spectral_norm(net)
         if self.accelerator.is_main_process:
             save_model(cast(Any, net), self.folder)
             remove_previous(self.checkpoint)
@@ -171,6 +178,10 @@ class Stage:
         try:
             with StopRequest() as stop, bar, self._own_random_numbers():
                 for batch in batches:
+                    if self._random is not None and accelerator.is_main_process:
+                        # Making the loader has drawn a number; the step must draw what it would have drawn.
+                        restore_random_state(self._random)
+                    self._random = None
                     log = self._one_step(batch)
                     self.seconds = time.monotonic() - began
                     end = self.step == self.config.steps
@@ -315,6 +326,7 @@ class Stage:
             restore_random_state(state["random"])
             if self.scaler is not None and state.get("scaler") is not None:
                 self.scaler.load_state_dict(state["scaler"])
+            self._random = state["random"]
             self.step, self.seconds = int(state["step"]), float(state["seconds"])
         except (KeyError, RuntimeError, ValueError, TypeError) as error:
             raise CheckpointError(

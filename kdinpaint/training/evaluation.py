@@ -13,13 +13,16 @@ from kdinpaint._core.processes import gathered_in_turn, process_count, process_r
 from kdinpaint.data import ManifestPairs, Pair
 from kdinpaint.metrics import RatioTable, measure
 from kdinpaint.models import InpaintingNet, model_cost
+from kdinpaint.models.comparators import Comparator
 
 __all__ = ["evaluate_model", "evaluate_models", "predict_pairs"]
+
+Inpainting = InpaintingNet | Comparator
 
 
 @torch.inference_mode()
 def predict_pairs(
-    model: InpaintingNet, pairs: Dataset[Pair], *, batch: int = 16, label: str | None = None
+    model: Inpainting, pairs: Dataset[Pair], *, batch: int = 16, label: str | None = None
 ) -> Iterator[tuple[dict[str, Any], Tensor]]:
     """Run a model over all pairs.
 
@@ -46,7 +49,7 @@ def predict_pairs(
 
 
 def evaluate_model(
-    model: InpaintingNet,
+    model: Inpainting,
     pairs: Dataset[Pair],
     *,
     protocol: str = "default",
@@ -76,7 +79,7 @@ def evaluate_model(
 
 
 def evaluate_models(
-    models: Mapping[str, InpaintingNet], pairs: ManifestPairs, *, size: int, protocol: str = "default"
+    models: Mapping[str, Inpainting], pairs: ManifestPairs, *, size: int, protocol: str = "default"
 ) -> dict[str, dict[str, Any]]:
     """Evaluate several models on the same pairs.
 
@@ -104,7 +107,7 @@ def evaluate_models(
     return results
 
 
-def _example(model: InpaintingNet, size: int) -> tuple[Tensor, Tensor]:
+def _example(model: Inpainting, size: int) -> tuple[Tensor, Tensor]:
     parameter = next(model.parameters())
     image = torch.full((1, model.in_channels, size, size), 0.5, device=parameter.device, dtype=parameter.dtype)
     mask = torch.zeros_like(image[:, :1])
@@ -113,7 +116,7 @@ def _example(model: InpaintingNet, size: int) -> tuple[Tensor, Tensor]:
 
 
 @torch.inference_mode()
-def _milliseconds(model: InpaintingNet, size: int, repeats: int = 5) -> float:
+def _milliseconds(model: Inpainting, size: int, repeats: int = 5) -> float:
     """Best of a few runs; indicative only, comparisons are the benchmarks' business."""
     example = _example(model, size)
     times = []

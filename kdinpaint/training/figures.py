@@ -12,6 +12,7 @@ from kdinpaint._core.optional import require
 from kdinpaint.data import ManifestPairs
 from kdinpaint.metrics import hole_gap
 from kdinpaint.models import AutoEncoder, InpaintingNet
+from kdinpaint.models.comparators import Comparator
 from kdinpaint.ops import composite, resize_mask
 
 __all__ = ["spread_over_ratios", "write_contact_sheet", "write_feature_figure"]
@@ -30,7 +31,7 @@ def spread_over_ratios(pairs: ManifestPairs, count: int, *, smallest: float = 0.
 
 @torch.inference_mode()
 def write_contact_sheet(
-    path: Path, models: Mapping[str, InpaintingNet], pairs: ManifestPairs, *, rows: int = 8
+    path: Path, models: Mapping[str, InpaintingNet | Comparator], pairs: ManifestPairs, *, rows: int = 8
 ) -> None:
     """A PNG with one row a pair: input, the result of each model, truth.
 

@@ -18,6 +18,7 @@ from kdinpaint.distill import (
 )
 from kdinpaint.distill.running import observed_together
 from kdinpaint.models import AttentionMap, AutoEncoder, InpaintingNet
+from kdinpaint.models.comparators import Comparator
 from kdinpaint.ops import masked_channel_mean
 from kdinpaint.training.attention import attention_channels
 from kdinpaint.training.balance import balanced_loss, mean_gradient, scaled_gradient
@@ -54,17 +55,20 @@ class Losses:
         total: The scalar to minimise.
         parts: Its unweighted terms, for the log.
         kept: Whatever the objective needs again in `backward`.
+        progress: The share of steps done, for objectives with an optimiser of their own.
     """
 
     total: Tensor
     parts: dict[str, Tensor]
     kept: Any = None
+    progress: float = 0.0
 
 
 class Objective(nn.Module):
-    """Base: `net` is the network that is trained, averaged and kept."""
+    """Base: `net` is the network that is trained, averaged and kept; `betas` are those of its Adam."""
 
-    net: AutoEncoder | InpaintingNet
+    net: AutoEncoder | InpaintingNet | Comparator
+    betas: tuple[float, float] = (0.9, 0.999)  # of Adam
     part: tuple[int, int] = (0, 1)  # which part of a batch comes next, and of how many
     loss_scale: float = 1.0  # factor that `backward` puts on a loss, so that gradients do not vanish in float16
 

@@ -11,8 +11,18 @@ import torch
 from torch import Tensor
 
 from kdinpaint._core.files import write_text
-from kdinpaint.data import MaskGenerator, PairManifest, PhotoFolder, TrainingSamples, common_folder
+from kdinpaint.data import (
+    MaskFolder,
+    MaskGenerator,
+    PairManifest,
+    PhotoFolder,
+    StoredPhotos,
+    TrainingSamples,
+    common_folder,
+)
+from kdinpaint.data.samples import MaskSource, Photos
 from kdinpaint.models import AutoEncoder, InpaintingNet
+from kdinpaint.models.comparators import Comparator
 from kdinpaint.training.claim import claim_folder, fingerprint
 from kdinpaint.training.config import DataConfig, OptimConfig, RuntimeConfig, StudentConfig
 from kdinpaint.training.engine import Stage, make_accelerator
@@ -46,6 +56,7 @@ class Run:
         mixed_precision: "no", "bf16" or "fp16".
         photos: Training photos.
         held_out: Photos for evaluation.
+        masks: Training masks; generated ones by default.
 
     Raises:
         ConfigError: The folder holds a run of another configuration or other photos.
@@ -62,26 +73,28 @@ class Run:
         runtime: RuntimeConfig,
         seed: int,
         mixed_precision: str,
-        photos: Sequence[Path],
+        photos: Sequence[Path] | StoredPhotos,
         held_out: Sequence[Path],
+        masks: MaskSource | None = None,
     ) -> None:
         self.folder = folder
         self.data = data
         self.runtime = runtime
         self.seed = seed
         self.held_out = list(held_out)
-        self.photos = PhotoFolder(list(photos), channels=data.channels, min_size=data.size, on_error=data.on_error)
+        self.masks = masks
+        self.photos = _opened(photos, data)
+        found = photos.fingerprint if isinstance(photos, StoredPhotos) else fingerprint(photos)
+        files = {"masks_sha256": fingerprint(masks.paths)} if isinstance(masks, MaskFolder) else {}
         self.accelerator = make_accelerator(runtime, mixed_precision, folder / "tensorboard")
         with self.accelerator.main_process_first():  # which writes; the others find and compare
-            claim_folder(
-                folder, {**config, "photos_sha256": fingerprint(photos), "held_out_sha256": fingerprint(held_out)}
-            )
+            claim_folder(folder, {**config, "photos_sha256": found, "held_out_sha256": fingerprint(held_out), **files})
         self.seconds: dict[str, float] = {}
         self.watch: Watch | None = None
 
     def samples(self, optim: OptimConfig, *, masks: bool) -> TrainingSamples:
         """The stream of training samples: number i is the same for every stage, student and restart."""
-        generator = MaskGenerator(self.data.holes, ratio=self.data.hole_ratio)
+        generator = self.masks or MaskGenerator(self.data.holes, ratio=self.data.hole_ratio)
         return TrainingSamples(
             self.photos,
             generator if masks else _no_hole,
@@ -121,6 +134,16 @@ class Run:
         )
         return cast(InpaintingNet, self._train(name, objective, config.optim, masks=True))
 
+    def train(self, name: str, objective: Objective, optim: OptimConfig) -> torch.nn.Module:
+        """Train, or finish training, any objective on images and masks; returns averaged weights.
+
+        Args:
+            name: Of the stage: its folder, which may be nested, and its log.
+            objective: What is minimised.
+            optim: Optimisation.
+        """
+        return self._train(name, objective, optim, masks=True)
+
     def _train(self, name: str, objective: Objective, optim: OptimConfig, *, masks: bool) -> torch.nn.Module:
         watch = self.watch if masks else None
         stage = Stage(name, objective, optim, self.runtime, self.folder / name, self.accelerator, on_step=watch)
@@ -128,8 +151,14 @@ class Run:
         self.seconds[name] = stage.seconds
         return net
 
-    def manifest(self, per_bin: int) -> PairManifest:
-        """The frozen evaluation list of this run, made once."""
+    def manifest(self, per_bin: int, *, masks: MaskFolder | None = None, min_side: int | None = None) -> PairManifest:
+        """The frozen evaluation list of this run, made once.
+
+        Args:
+            per_bin: Pairs in each hole-ratio bin.
+            masks: Mask files; generated masks by default.
+            min_side: Smallest side of a photo; photos smaller than the evaluation are enlarged.
+        """
         path = self.folder / "manifest.json"
         if self.accelerator.is_main_process and not path.exists():
             # Windows of few photos must differ; of many, the middle of each is enough.
@@ -137,17 +166,22 @@ class Run:
             manifest = PairManifest.build(
                 self.held_out,
                 size=self.data.size,
-                masks=MaskGenerator(self.data.holes),
+                masks=masks or MaskGenerator(self.data.holes),
                 per_bin=per_bin,
                 seed=self.seed,
-                windows_per_photo=windows,
+                windows_per_photo=windows if self.data.dataset is None else 1,
+                min_side=min_side,
             )
             manifest.save(path)
         self.accelerator.wait_for_everyone()
         return PairManifest.load(path)
 
     def evaluate(
-        self, models: Mapping[str, InpaintingNet], manifest: PairManifest, *, extra: Mapping[str, Any] | None = None
+        self,
+        models: Mapping[str, InpaintingNet | Comparator],
+        manifest: PairManifest,
+        *,
+        extra: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
         """Evaluate students and write `metrics.json`, with further results beside theirs."""
         pairs = manifest.pairs(common_folder(self.held_out), channels=self.data.channels)
@@ -163,6 +197,12 @@ class Run:
         if self.accelerator.is_main_process:
             write_text(self.folder / "metrics.json", json.dumps(results, indent=1) + "\n")
         return results
+
+
+def _opened(photos: Sequence[Path] | StoredPhotos, data: DataConfig) -> Photos:
+    if isinstance(photos, StoredPhotos):
+        return photos
+    return PhotoFolder(list(photos), channels=data.channels, min_size=data.size, on_error=data.on_error)
 
 
 def _no_hole(size: tuple[int, int], rng: np.random.Generator) -> Tensor:

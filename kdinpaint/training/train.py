@@ -1,16 +1,19 @@
 """From a folder of photos to a trained, measured inpainter."""
 
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 
-from kdinpaint._core.errors import ConfigError, DataError, WeightsError
-from kdinpaint.data import common_folder, list_images
+from kdinpaint._core.errors import ConfigError, WeightsError
+from kdinpaint.data import common_folder
 from kdinpaint.models import AutoEncoder, InpaintingNet, create_model, load_model
+from kdinpaint.models.comparators import Comparator
 from kdinpaint.training.config import TrainConfig
 from kdinpaint.training.figures import write_contact_sheet
+from kdinpaint.training.phases import train_comparator
+from kdinpaint.training.recipes import RECIPES, Recipe
 from kdinpaint.training.run import Run, config_dict
+from kdinpaint.training.sources import open_sources, split_photos
 from kdinpaint.training.watch import Watch
 
 __all__ = ["split_photos", "teacher_name", "train"]
@@ -28,7 +31,7 @@ def teacher_name(student: str) -> str:
 
 
 def train(config: TrainConfig) -> dict[str, Any]:
-    """Train a teacher and a student, evaluate the student, and write everything to the run folder.
+    """Train a teacher and a student, or a comparator; evaluate it, and write everything to the run folder.
 
     The folder ends up with config.json, manifest.json, metrics.json, contact_sheet.png, tensorboard/, and
     for each stage its checkpoint and weights. Interrupted, the same call goes on where it stopped.
@@ -43,38 +46,58 @@ def train(config: TrainConfig) -> dict[str, Any]:
         KDInpaintError: See the errors of `Run` and `Stage`.
         KeyboardInterrupt: After Ctrl-C, with everything on disk; after SIGTERM or SIGUSR1 it is a `Preempted`.
     """
-    if config.evaluation.photos is None:
-        photos, held_out = split_photos(config.photos, every=20)
-    else:
-        photos, held_out = list_images(config.photos), list_images(config.evaluation.photos)
+    sources = open_sources(
+        config.photos, config.data, config.evaluation, in_memory=config.runtime.photos_in_memory, every=20
+    )
     run = Run(
         config.out,
-        config=config_dict(config),
+        config=_description(config),
         data=config.data,
         runtime=config.runtime,
         seed=config.seed,
         mixed_precision=config.mixed_precision,
-        photos=photos,
-        held_out=held_out,
+        photos=sources.photos,
+        held_out=sources.held_out,
+        masks=sources.masks,
     )
-    manifest = run.manifest(config.evaluation.per_bin)
+    manifest = run.manifest(config.evaluation.per_bin, masks=sources.test_masks, min_side=sources.min_side)
+    pairs = manifest.pairs(common_folder(sources.held_out), channels=config.data.channels)
     if config.evaluation.every:
-        pairs = manifest.pairs(common_folder(held_out), channels=config.data.channels)
         run.watch = Watch(pairs, config.evaluation.every)
     torch.manual_seed(config.seed)
-    teacher = _teacher(config, run)
-    filler = {} if config.student.filler == "model" else {"filler": config.student.filler}
-    student = cast(InpaintingNet, create_model(config.model, in_channels=config.data.channels, **filler))
-    student = run.train_student("student", student, teacher, config.student)
-    results = run.evaluate({"student": student}, manifest)
+    model: InpaintingNet | Comparator
+    if config.model in RECIPES:
+        name, model = config.model, _comparator(config, run)
+    else:
+        teacher = _teacher(config, run)
+        filler = {} if config.student.filler == "model" else {"filler": config.student.filler}
+        student = cast(InpaintingNet, create_model(config.model, in_channels=config.data.channels, **filler))
+        name, model = "student", run.train_student("student", student, teacher, config.student)
+    results = run.evaluate({name: model}, manifest)
     if run.accelerator.is_main_process:
-        write_contact_sheet(
-            config.out / "contact_sheet.png",
-            {"student": student},
-            manifest.pairs(common_folder(held_out), channels=config.data.channels),
-        )
+        write_contact_sheet(config.out / "contact_sheet.png", {name: model}, pairs)
     run.accelerator.wait_for_everyone()
     return results
+
+
+def _description(config: TrainConfig) -> dict[str, Any]:
+    """What the run folder keeps: the part of the configuration that has to do with this model."""
+    plain = config_dict(config)
+    if config.model not in RECIPES:
+        plain.pop("comparator")
+        return plain
+    rest = {name: value for name, value in plain.items() if name not in ("teacher", "student")}
+    return {**rest, "recipe": _recipe(config).as_dict()}
+
+
+def _recipe(config: TrainConfig) -> Recipe:
+    budget = config.comparator
+    return RECIPES[config.model].with_budget(steps=budget.steps, batch=budget.batch, ema_decay=budget.ema_decay)
+
+
+def _comparator(config: TrainConfig, run: Run) -> Comparator:
+    net = cast(Comparator, create_model(config.model, in_channels=config.data.channels))
+    return train_comparator(run, config.model, net, _recipe(config), vgg=config.comparator.vgg)
 
 
 def _teacher(config: TrainConfig, run: Run) -> AutoEncoder | None:
@@ -89,19 +112,3 @@ def _teacher(config: TrainConfig, run: Run) -> AutoEncoder | None:
     if not isinstance(loaded, AutoEncoder):
         raise WeightsError(f"{config.teacher.weights} is a {type(loaded).__name__}; expected an AutoEncoder.")
     return loaded
-
-
-def split_photos(folder: Path, *, every: int) -> tuple[list[Path], list[Path]]:
-    """Training and held-out photos of one folder: photo 0, `every`, 2 `every`, ... is held out.
-
-    Raises:
-        DataError: Fewer than two photos.
-    """
-    files = list_images(folder)
-    held_out = files[::every]
-    rest = [file for number, file in enumerate(files) if number % every]
-    if not rest:
-        raise DataError(
-            f"{folder} holds a single photo; expected at least two, one of them for evaluation. Add photos."
-        )
-    return rest, held_out

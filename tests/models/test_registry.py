@@ -7,6 +7,9 @@ from torch import nn
 from kdinpaint import AdaptiveConv2d, AutoEncoder, InpaintingNet, create_model, list_models
 from kdinpaint._core.errors import ConfigError
 from kdinpaint.models import ModelCost, model_cost
+from kdinpaint.models.comparators import Comparator
+
+COMPARATORS = ("pc", "pc_512", "gc", "ec", "pic")
 
 
 def test_names():
@@ -16,7 +19,7 @@ def test_names():
         for size in sizes
         for kind, end in (("kdinpaint", ""), ("kdinpaint", "_plain"), ("autoencoder", ""))
     ]
-    assert list_models() == sorted(expected)
+    assert list_models() == sorted([*expected, *COMPARATORS])
 
 
 @pytest.mark.filterwarnings("error")  # no named teacher may be over-complete
@@ -27,7 +30,8 @@ def test_every_model_can_be_made_without_memory(name, in_channels):
         in_channels = 3  # one channel is too few for the bottleneck of these widths, and says so
     with torch.device("meta"):
         net = create_model(name, in_channels=in_channels)
-    assert isinstance(net, AutoEncoder if name.startswith("autoencoder") else InpaintingNet)
+    kind = Comparator if name in COMPARATORS else AutoEncoder if name.startswith("autoencoder") else InpaintingNet
+    assert isinstance(net, kind)
     assert net.in_channels == in_channels
     if name.endswith("_plain"):
         assert not any("fillers" in key or "attention" in key for key in net.state_dict())

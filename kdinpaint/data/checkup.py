@@ -1,0 +1,199 @@
+"""Looking at data before a long run: what is there, what is damaged, what to do about it."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdinpaint._core.errors import DataError, ImageFileError, KDInpaintError, RangeError
+from kdinpaint.data.images import decode_image
+from kdinpaint.data.irregular_masks import IrregularMasks
+from kdinpaint.data.mask_files import MaskFolder
+from kdinpaint.data.stored_photos import StoredPhotos
+from kdinpaint.ops.masks import RATIO_BINS
+
+__all__ = ["Finding", "PhotoCheck", "check_masks", "check_photos", "guess_dataset"]
+
+Level = Literal["ok", "warning", "error"]
+_NAMED = 5
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        level: "ok"; "warning": training can start, and something is not as published or not as wanted; "error".
+        text: What was found, and what to do.
+    """
+
+    level: Level
+    text: str
+
+
+@dataclass(frozen=True)
+class PhotoCheck:
+    """What `check_photos` found.
+
+    Attributes:
+        findings: In the order in which they were made.
+        milliseconds: To read and decode one photograph, in one process; NaN if none could be.
+    """
+
+    findings: tuple[Finding, ...]
+    milliseconds: float
+
+
+def check_photos(
+    photos: StoredPhotos, part: str, *, expected: int | None, min_side: int, look_at: int | None
+) -> PhotoCheck:
+    """Count photographs and decode some, evenly spaced.
+
+    Args:
+        photos: What to look at.
+        part: What to call them.
+        expected: How many there should be; None if nobody knows.
+        min_side: Smallest side that is wanted, pixels.
+        look_at: How many to decode; None for all.
+    """
+    findings = [_count(len(photos), part, expected)]
+    chosen = _spaced(len(photos), look_at)
+    broken: list[str] = []
+    small: list[str] = []
+    began = time.perf_counter()
+    for index in chosen:
+        place = photos.store.place(photos.number(index))
+        try:
+            data = photos.store.read(photos.number(index))
+            sides = decode_image(data, name=place, channels=photos.channels, enough=photos.enough).shape[1:]
+            if min(sides) < min_side:
+                small.append(place)
+        except ImageFileError:
+            broken.append(place)
+    milliseconds = 1000 * (time.perf_counter() - began) / len(chosen)
+    looked = f"{len(chosen)} of {len(photos)}" if len(chosen) < len(photos) else f"all {len(chosen)}"
+    if broken:
+        level: Level = "error" if len(broken) == len(chosen) else "warning"
+        advice = "Fetch or remove them; in training the next photo stands for a damaged one."
+        findings.append(Finding(level, f"{part}: {len(broken)} of {looked} are damaged: {_some(broken)}. {advice}"))
+    if small:
+        level = "error" if len(small) + len(broken) == len(chosen) else "warning"
+        advice = "Use a smaller --data.size, or take them out."
+        text = f"{part}: {len(small)} of {looked} have a side below {min_side} pixels: {_some(small)}. {advice}"
+        findings.append(Finding(level, text))
+    if not broken and not small:
+        findings.append(Finding("ok", f"{part}: {looked} decoded, none damaged, {milliseconds:.1f} ms each"))
+    return PhotoCheck(tuple(findings), milliseconds if len(broken) < len(chosen) else float("nan"))
+
+
+def check_masks(
+    root: Path,
+    part: str,
+    *,
+    polarity: Literal["auto", "hole", "known"] = "auto",
+    open_masks: Callable[[], MaskFolder],
+    look_at: int | None,
+) -> tuple[Finding, ...]:
+    """Count mask files, find out what white means, and measure some, evenly spaced.
+
+    Args:
+        root: Their folder, for messages.
+        part: What to call them.
+        polarity: As given to `open_masks`.
+        open_masks: Opens them, and so decides the polarity.
+        look_at: How many to measure; None for all.
+    """
+    try:
+        masks = open_masks()
+    except KDInpaintError as error:
+        return (Finding("error", f"{part}: {error}"),)
+    how = "found in the files" if polarity == "auto" else "as you say"
+    findings = [
+        Finding("ok", f"{part}: {len(masks)} files{_archive(masks)}"),
+        Finding("ok", f"{part}: white means {masks.polarity}, {how}"),
+    ]
+    chosen = _spaced(len(masks), look_at)
+    ratios: list[float] = []
+    bad: list[str] = []
+    for index in chosen:
+        try:
+            ratios.append(float(masks.read(index).double().mean()))
+        except (ImageFileError, RangeError):
+            bad.append(str(masks.paths[index]))
+    if bad:
+        text = f"{part}: {len(bad)} of {len(chosen)} are damaged or not black and white: {_some(bad)}. "
+        findings.append(Finding("error", text + "Fetch or remove them: a run stops at the first it meets."))
+    if ratios:
+        varied = isinstance(masks, IrregularMasks) and masks.augment
+        findings.append(_ratios(np.array(ratios), part, bins_matter=not varied))
+    return tuple(findings)
+
+
+def _count(found: int, part: str, expected: int | None) -> Finding:
+    if expected is None or found == expected:
+        published = "" if expected is None else ", as published"
+        return Finding("ok", f"{part}: {found:,} photos{published}")
+    advice = "Training can start; numbers cannot stand beside published ones."
+    return Finding("warning", f"{part}: {found:,} photos, {expected:,} published. {advice}")
+
+
+def _archive(masks: MaskFolder) -> str:
+    if isinstance(masks, IrregularMasks) and masks.augment:
+        return ", the NVIDIA training masks: varied at random"
+    return ", as many as the NVIDIA test masks" if len(masks) == IrregularMasks.COUNT else ""
+
+
+def _ratios(ratios: NDArray[np.float64], part: str, *, bins_matter: bool) -> Finding:
+    edges = (0.0, *RATIO_BINS, 1.0)
+    counts = [int(((ratios > low) & (ratios <= high)).sum()) for low, high in pairwise(edges)]
+    counts[0] += int((ratios == 0).sum())
+    widest = max(counts)
+    lines = [
+        f"      {100 * low:3.0f}-{100 * high:3.0f} %  {count:6}  {'#' * round(40 * count / widest)}"
+        for (low, high), count in zip(pairwise(edges), counts, strict=True)
+    ]
+    bins = zip(pairwise(RATIO_BINS), counts[1:-1], strict=True)
+    empty = [f"{100 * low:g}-{100 * high:g} %" for (low, high), count in bins if not count]
+    text = f"{part}: hole ratios of {len(ratios)} files, measured\n" + "\n".join(lines)
+    if len(empty) == len(RATIO_BINS) - 1:
+        return Finding("error", f"{text}\n      no mask from 1 to 60 %: check the polarity, or take other masks")
+    if empty and bins_matter:
+        return Finding("warning", f"{text}\n      no mask of {', '.join(empty)}: these bins stay empty")
+    return Finding("ok", text)
+
+
+def _spaced(count: int, look_at: int | None) -> list[int]:
+    wanted = count if look_at is None else min(look_at, count)
+    return [place * count // wanted for place in range(wanted)]
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+
+
+def guess_dataset(root: Path) -> str | None:
+    """The name of the data set whose layout a folder has, or None for any folder of photos.
+
+    Raises:
+        DataError: There is no such folder.
+    """
+    if not root.is_dir():
+        raise DataError(f"{root} does not exist or is no folder; expected the folder of a data set. Check the path.")
+    names = {path.name for path in (*root.glob("*"), *root.glob("*/*"))}
+    if any(name.startswith("list_eval_partition") or name == "img_align_celeba" for name in names):
+        return "celeba"
+    if names & {"paris_train_original", "paris_eval_gt", "paris_street_view"}:
+        return "paris"
+    top = {path.name for path in root.glob("*")}
+    for resolution, suffix in (("256", ""), ("large", "-large")):
+        places = {f"data_{resolution}", f"data_{resolution}_standard", f"train_{resolution}_places365standard.tar"}
+        if top & places:
+            return f"places2{suffix}"
+        if top & {f"data_{resolution}_challenge", f"train_{resolution}_places365challenge.tar"}:
+            return f"places2-challenge{suffix}"
+    return "shards" if any(name.endswith(".tar") for name in top) else None

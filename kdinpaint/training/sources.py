@@ -1,0 +1,145 @@
+"""What a configuration trains on and is measured on: photos and masks, opened."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from kdinpaint._core.checks import check_choice
+from kdinpaint._core.errors import DataError
+from kdinpaint.data import (
+    CelebA,
+    IrregularMasks,
+    MaskFolder,
+    ParisStreetView,
+    Places2,
+    StoredPhotos,
+    list_images,
+    open_store,
+)
+from kdinpaint.ops import RATIO_BINS
+from kdinpaint.training.config import DataConfig, DatasetName, EvaluationConfig
+
+__all__ = ["DATASETS", "Sources", "is_raw", "open_dataset", "open_masks", "open_sources", "split_photos"]
+
+DATASETS: tuple[str, ...] = get_args(DatasetName)
+
+Part = Literal["train", "test"]
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Opened data.
+
+    Attributes:
+        photos: To train on.
+        held_out: Files to evaluate on.
+        masks: To train with; None for generated ones.
+        test_masks: To evaluate with; None for generated ones.
+        min_side: Smallest side of a held-out photo; smaller than the evaluation where it is enlarged.
+    """
+
+    photos: StoredPhotos | list[Path]
+    held_out: list[Path]
+    masks: IrregularMasks | None
+    test_masks: MaskFolder | None
+    min_side: int
+
+
+def open_dataset(root: Path, data: DataConfig, part: Part, *, in_memory: bool = False) -> StoredPhotos:
+    """One part of the data set that a configuration names; of Places2 the validation images are for testing.
+
+    Raises:
+        DataError: The layout is another one.
+        ConfigError: The configuration names no data set that is known.
+    """
+    name = data.dataset or ""
+    check_choice(name, DATASETS, "dataset")
+    keep: Literal["disk", "memory"] = "memory" if in_memory and part == "train" else "disk"
+    if name == "celeba":
+        return CelebA(root, part, size=data.size, channels=data.channels, on_error=data.on_error, keep=keep)
+    if name == "paris":
+        return ParisStreetView(root, part, channels=data.channels, on_error=data.on_error, keep=keep)
+    if name == "shards":
+        if part == "test":
+            raise DataError(f"{root}: evaluation needs image files. Pass their folder as --evaluation.photos.")
+        store = open_store(root)
+        return StoredPhotos(store, channels=data.channels, enough=2 * data.size, on_error=data.on_error, keep=keep)
+    return Places2(
+        root,
+        "train" if part == "train" else "val",
+        variant="challenge" if "challenge" in name else "standard",
+        resolution="large" if name.endswith("large") else "256",
+        enough=2 * data.size,
+        channels=data.channels,
+        on_error=data.on_error,
+        keep=keep,
+    )
+
+
+def open_masks(
+    root: Path,
+    *,
+    polarity: Literal["auto", "hole", "known"] = "auto",
+    ratio: tuple[float, float] = (RATIO_BINS[0], RATIO_BINS[-1]),
+) -> IrregularMasks:
+    """Mask files to train with. Those of the NVIDIA training archive, known by its folders, are varied at random."""
+    if is_raw(root):
+        return IrregularMasks(root, split="train", polarity=polarity, ratio=ratio)
+    return IrregularMasks(root, polarity=MaskFolder(root, polarity=polarity).polarity, ratio=ratio)
+
+
+def is_raw(root: Path) -> bool:
+    """Whether a folder holds the NVIDIA training masks, as the archive lays them out."""
+    name = "disocclusion_img_mask"
+    return name in root.parts or (root / name).is_dir() or (root / "irregular_mask" / name).is_dir()
+
+
+def open_sources(
+    photos: Path, data: DataConfig, evaluation: EvaluationConfig, *, in_memory: bool, every: int = 20
+) -> Sources:
+    """Open what a configuration names.
+
+    Of a data set with more held-out photos than pairs are asked for, as many as pairs are taken, evenly spaced.
+
+    Raises:
+        DataError: A layout is another one, or there are too few photos.
+        ConfigError: See `open_dataset`.
+    """
+    masks = None if data.masks is None else open_masks(data.masks, polarity=data.polarity, ratio=data.hole_ratio)
+    test_masks = None if evaluation.masks is None else MaskFolder(evaluation.masks, polarity=evaluation.polarity)
+    min_side = data.size
+    chosen: StoredPhotos | list[Path]
+    if data.dataset is None:
+        if evaluation.photos is None:
+            chosen, held_out = split_photos(photos, every=every)
+        else:
+            chosen, held_out = list_images(photos), list_images(evaluation.photos)
+    else:
+        chosen = open_dataset(photos, data, "train", in_memory=in_memory)
+        min_side = min(data.size, 178) if data.dataset == "celeba" else data.size
+        if evaluation.photos is None:
+            held_out = _spaced(open_dataset(photos, data, "test").files(), 6 * evaluation.per_bin)
+        else:
+            held_out = list_images(evaluation.photos)
+    return Sources(chosen, held_out, masks, test_masks, min_side)
+
+
+def split_photos(folder: Path, *, every: int) -> tuple[list[Path], list[Path]]:
+    """Training and held-out photos of one folder: photo 0, `every`, 2 `every`, ... is held out.
+
+    Raises:
+        DataError: Fewer than two photos.
+    """
+    files = list_images(folder)
+    held_out = files[::every]
+    rest = [file for number, file in enumerate(files) if number % every]
+    if not rest:
+        raise DataError(
+            f"{folder} holds a single photo; expected at least two, one of them for evaluation. Add photos."
+        )
+    return rest, held_out
+
+
+def _spaced(files: Sequence[Path], count: int) -> list[Path]:
+    return [files[place * len(files) // min(count, len(files))] for place in range(min(count, len(files)))]
