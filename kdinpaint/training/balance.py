@@ -73,4 +73,6 @@ def scaled_gradient(loss: Tensor, parameters: Sequence[Tensor], loss_scale: floa
 def mean_gradient(tensors: Sequence[Tensor | None]) -> Tensor | None:
     """Mean of the gradients of one parameter, one a part of a batch; None if there is none."""
     found = [t for t in tensors if t is not None]
-    return sum(found[1:], start=found[0]) / len(found) if found else None
+    if len(found) < 2:
+        return found[0] if found else None
+    return sum(found[1:], start=found[0]) / len(found)
