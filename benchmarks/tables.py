@@ -13,6 +13,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from cost_tables import loading, paper_cost
+
 ROOT = Path(__file__).parent.parent
 RESULTS, METHOD = ROOT / "benchmarks" / "results", ROOT / "docs" / "method"
 # Two-sided 95 % quantiles of Student's t by degrees of freedom.
@@ -314,6 +316,8 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "plain_vs_distilled_bundled": ("results.md", plain_vs_distilled),
     "retrofit_study_photos": ("results.md", retrofit_study),
     "meta_cost": ("distillation.md", meta_cost),
+    "throughput_gpu": ("paper_cost.md", paper_cost),
+    "loading_cpu": ("paper_cost.md", loading),
     "adaptive_conv_cpu": ("speed.md", adaptive_conv),
     "adaptive_conv_gpu": ("speed.md", adaptive_conv),
     "training_step_cpu": ("speed.md", training_step),
