@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from cost_tables import loading, paper_cost
 from field_tables import comparators_retrofitted, table1_small
 
 ROOT = Path(__file__).parent.parent
@@ -316,6 +317,8 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "plain_vs_distilled_bundled": ("results.md", plain_vs_distilled),
     "retrofit_study_photos": ("results.md", retrofit_study),
     "meta_cost": ("distillation.md", meta_cost),
+    "throughput_gpu": ("paper_cost.md", paper_cost),
+    "loading_cpu": ("paper_cost.md", loading),
     "adaptive_conv_cpu": ("speed.md", adaptive_conv),
     "adaptive_conv_gpu": ("speed.md", adaptive_conv),
     "training_step_cpu": ("speed.md", training_step),

@@ -23,7 +23,7 @@ def batch(step: int) -> tuple[Tensor, Tensor, Tensor]:
     return torch.cat([truth * (1 - mask), mask], 1), truth, mask
 
 
-def train(rank: int | None, scale: str = "none", *, meta_every: int = 0) -> dict[str, Any]:
+def train(rank: int | None, *, meta_every: int = 0) -> dict[str, Any]:
     """Train on all of each batch (rank None), or on the share of a process; what there was in each step."""
     torch.manual_seed(0)
     net = Student()
@@ -32,11 +32,11 @@ def train(rank: int | None, scale: str = "none", *, meta_every: int = 0) -> dict
     for level in (net.level1, net.level2):
         nn.init.normal_(level.kdinpaint_filler.exit.weight, std=0.3)
     teacher = AutoEncoder(3, (6, 10), head_channels=4)
-    guide = Distiller(net, teacher, report, scale=scale, cross=0.5, self_distill=0.5)
+    guide = Distiller(net, teacher, report, cross=0.5, self_distill=0.5)
     run = guide if rank is None else nn.parallel.DistributedDataParallel(guide)
     meta = MetaLearner(guide.predictors(), every=meta_every, lr=1e-2) if meta_every else None
     parameters = [*net.parameters(), *guide.trainable()]
-    optimizer = torch.optim.SGD(parameters, lr=0.1)
+    optimizer = torch.optim.SGD(parameters, lr=0.01)
     found: dict[str, Any] = {"gradients": [], "losses": []}
     for step in range(STEPS):
         x, truth, mask = (t if rank is None else t.chunk(WORLD)[rank] for t in batch(step))
@@ -58,7 +58,7 @@ def train(rank: int | None, scale: str = "none", *, meta_every: int = 0) -> dict
 def main(rank: int, store: str, out: str) -> None:
     torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=WORLD)
     try:
-        torch.save({"plain": train(rank), "meta": train(rank, "teacher_std", meta_every=2)}, out)
+        torch.save({"plain": train(rank), "meta": train(rank, meta_every=2)}, out)
     finally:
         torch.distributed.destroy_process_group()
 

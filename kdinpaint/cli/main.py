@@ -14,7 +14,8 @@ __all__ = ["main"]
 def main(arguments: list[str] | None = None) -> None:
     """Run a command.
 
-    Exits with 0 when it succeeds, 2 for anything the user can mend, 130 after Ctrl-C.
+    Exits with 0 when it succeeds, 2 for anything the user can mend, 130 after Ctrl-C, and 75 when training was stopped
+    by SIGTERM or SIGUSR1 and goes on with the same command.
 
     Args:
         arguments: Instead of those of the process.
@@ -30,9 +31,9 @@ def main(arguments: list[str] | None = None) -> None:
             tyro.extras.subcommand_cli_from_dict(
                 commands, prog="kdinpaint", description="Distillation-guided image inpainting.", args=arguments
             )
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
             print("\nStopped. What was done is on disk; the same command goes on from there.", file=sys.stderr)
-            sys.exit(130)
+            sys.exit(getattr(stop, "status", 130))
         except KDInpaintError as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import tyro
 
+from kdinpaint._core.processes import process_rank
 from kdinpaint.cli.report import print_results
 from kdinpaint.training import PRESETS, TrainConfig, train
 from kdinpaint.training.presets import find_preset, parse_budget
@@ -21,7 +22,10 @@ def command(config: Annotated[TrainConfig, tyro.conf.arg(name="")]) -> None:
     paper-places2), --budget SHARE scales it (0.01, 1%), --show prints it and stops. Every option can be changed all
     the same.
     """
-    print_results(train(config))
+    results = train(config)
+    if process_rank() > 0:
+        return
+    print_results(results)
     print(f"\nResults: {config.out}. Try: kdinpaint inpaint IMAGE MASK -o OUT.png --weights {config.out}")
 
 

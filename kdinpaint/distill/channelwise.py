@@ -146,9 +146,8 @@ class ChannelDistillLoss(nn.Module):
         """
         if self.training:
             for residual, distance in zip(self.residuals, distances, strict=False):
-                found = distance.detach()
                 # Samples without a hole say nothing.
-                residual.take(found.sum(0) / (found > 0).sum(0).clamp_min(1))  # type: ignore[operator]
+                residual.update_mean(distance.detach())  # type: ignore[operator]
         total = torch.stack(
             [
                 factor * weighted_channel_sum(rho.to(d.dtype), d)

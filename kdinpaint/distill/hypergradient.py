@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from kdinpaint._core.errors import KDInpaintWarning, ShapeError
+from kdinpaint._core.processes import averaged
 from kdinpaint.distill.replay import Replay
 from kdinpaint.ops.reduce import weighted_channel_sum
 
@@ -81,11 +82,14 @@ class Bilevel:
         ).sum()
 
     def task_gradient(self) -> tuple[Tensor, list[Tensor | None]]:
-        """The task loss where the parameters are, and its gradient."""
+        """The task loss of the whole batch where the parameters are, and its gradient."""
         assert self.task is not None
         with self.replay.evaluation(grad=True):
             loss = self.task()
-            return loss.detach(), _gradient(loss, self.replay.parameters)
+            found = [loss.detach(), *_gradient(loss, self.replay.parameters)]
+        value, *gradient = averaged(found)
+        assert value is not None
+        return value, gradient
 
 
 @dataclass
@@ -165,7 +169,7 @@ def looked_ahead(bilevel: Bilevel, steps: VirtualSteps, epsilon: float) -> Hyper
     """The same with v where one plain gradient step on the matching loss leads: exact for a step of that length."""
     replay = bilevel.replay
     with replay.evaluation(grad=True):
-        ahead = _gradient(bilevel.match(bilevel.importance, bilevel.measure()), replay.parameters)
+        ahead = averaged(_gradient(bilevel.match(bilevel.importance, bilevel.measure()), replay.parameters))
     replay.shift(ahead, -steps.lr)
     direction = bilevel.task_gradient()[1]
     replay.move(replay.origin)
@@ -192,7 +196,7 @@ def unrolled(bilevel: Bilevel, steps: VirtualSteps) -> Hypergradient | None:
             with replay.evaluation(grad=True):
                 measured = bilevel.measure()
                 start = [d.detach() for d in measured] if number == 0 else start
-                gradient = _gradient(bilevel.match(rho, measured), replay.parameters)
+                gradient = averaged(_gradient(bilevel.match(rho, measured), replay.parameters))
         else:
             before, gradient = bilevel.task_gradient()
         _sgd(replay.parameters, velocity, gradient, steps)
@@ -220,6 +224,8 @@ def unrolled(bilevel: Bilevel, steps: VirtualSteps) -> Hypergradient | None:
                 ((g * du).sum() for g, du in zip(gradient, u, strict=True) if g is not None), start=torch.zeros(())
             )
             back = _gradient(product, [*replay.parameters, *meta])
+        # The step followed the gradient of the whole batch; what there is to know of its own samples stays here.
+        back[: len(a)] = averaged(back[: len(a)])
         for index, own in enumerate(moved):
             if own:
                 a[index] = a[index] + steps.weight_decay * u[index]

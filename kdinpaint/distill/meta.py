@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from kdinpaint._core.checks import check_choice
 from kdinpaint._core.errors import ConfigError
+from kdinpaint._core.processes import averaged, summed
 from kdinpaint.distill.health import importance_health
 from kdinpaint.distill.hypergradient import Bilevel, Hypergradient, VirtualSteps, aligned, looked_ahead, unrolled
 from kdinpaint.distill.replay import Replay
@@ -145,7 +146,8 @@ class MetaLearner:
             importance: Weights rho, one (B, C) a level, attached to the predictors.
             weights: The factor with which each level enters the student's loss; 1 by default.
             direction: Gradient of the task loss with respect to each parameter, or None: for "align" alone, instead of
-                `task`, because an ordinary step has computed it anyway.
+                `task`, because an ordinary step has computed it anyway. Of the process's own share in distributed
+                training: the shares are averaged here. With gradient accumulation, that of the whole batch.
             task: Evaluates the task loss at the present parameters, a scalar.
             modules: Modules whose buffers an evaluation changes, such as batch statistics.
             velocity: Momentum buffers for the virtual steps of "l2t" to start from, one (or None) a parameter; zeros by
@@ -176,7 +178,8 @@ class MetaLearner:
             elif self.method == "lookahead":
                 found = looked_ahead(bilevel, self.inner, self.epsilon)
             else:
-                found = aligned(bilevel, bilevel.task_gradient()[1] if direction is None else direction, self.epsilon)
+                given = bilevel.task_gradient()[1] if direction is None else averaged(direction)
+                found = aligned(bilevel, given, self.epsilon)
         usable = _everywhere(found is not None and found.finite, parameters)
         if usable and found is not None:
             self._pending.append((list(importance), found))
@@ -199,12 +202,13 @@ class MetaLearner:
             # Not `backward`, which would set off the hooks of data-parallel wrappers outside of their pass.
             with torch.autocast(self.predictors[0].device.type, enabled=False):
                 slopes = torch.autograd.grad(roots, self.predictors, cotangents, allow_unused=True)
+            found = iter(summed([slope for slope in slopes if slope is not None]))
             for predictor, slope in zip(self.predictors, slopes, strict=True):
-                predictor.grad = slope
-            _sum([p.grad for p in self.predictors if p.grad is not None])
+                predictor.grad = None if slope is None else next(found)
         if self.aligners:
-            totals = [torch.stack(parts).sum(0) for parts in zip(*(f.aligners for _, f in self._pending), strict=True)]
-            _sum(totals)
+            totals = summed(
+                [torch.stack(parts).sum(0) for parts in zip(*(f.aligners for _, f in self._pending), strict=True)]
+            )
             scale = _root_mean_square(totals)
             for aligner, total in zip(self.aligners, totals, strict=True):
                 aligner.grad = (total / scale).to(aligner.dtype)
@@ -221,29 +225,14 @@ class MetaLearner:
         self.optimizer.load_state_dict(state["optimizer"])
 
 
-def _distributed() -> bool:
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
-
-
 def _everywhere(good: bool, like: Sequence[Tensor]) -> bool:
     """Whether all processes say so: none may go on alone to where the others are waited for."""
-    if not _distributed():
-        return good
-    flag = torch.tensor(float(good), device=like[0].device)
-    torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MIN)
-    return bool(flag)
-
-
-def _sum(tensors: Sequence[Tensor]) -> None:
-    """Over all processes."""
-    if _distributed():
-        for tensor in tensors:
-            torch.distributed.all_reduce(tensor)
+    failures = summed([torch.tensor(float(not good), device=like[0].device)])[0]
+    return not bool(failures)
 
 
 def _root_mean_square(tensors: Sequence[Tensor]) -> Tensor:
     """Of all entries of all processes."""
     flat = torch.cat([t.flatten() for t in tensors])
-    square, count = flat.square().sum(), flat.new_tensor(float(flat.numel()))
-    _sum([square, count])
+    square, count = summed([flat.square().sum(), flat.new_tensor(float(flat.numel()))])
     return (square / count).sqrt().clamp_min(1e-30)

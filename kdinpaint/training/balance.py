@@ -6,7 +6,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-__all__ = ["Balance", "balanced_loss"]
+from kdinpaint._core.processes import averaged
+
+__all__ = ["Balance", "balanced_loss", "mean_gradient", "scaled_gradient"]
 
 Balance = Literal["none", "norm", "project"]
 
@@ -19,10 +21,12 @@ def balanced_loss(
     *,
     mode: Balance,
     ratio: float = 0.5,
+    loss_scale: float = 1.0,
 ) -> Tensor:
     """A scalar to call `backward` on instead of `total`, which is task + distillation.
 
-    It is an ordinary loss, so gradient scaling and data-parallel averaging work on it as on any.
+    It is an ordinary loss, so gradient scaling and data-parallel averaging work on it as on any. In distributed
+    training the gradients that are compared are those of the whole batch: average `direction` over processes before.
 
     Args:
         task: The task loss.
@@ -34,6 +38,7 @@ def balanced_loss(
             the part that points against the task gradient, if there is one (Yu et al. 2020, "Gradient Surgery", with
             the task unchanged). "none" is `total`.
         ratio: See "norm".
+        loss_scale: Factor at which gradients are computed, so that they do not vanish in float16.
 
     Returns:
         A scalar of the value of `total` ("project") or of the task loss and the rescaled distillation ("norm").
@@ -41,7 +46,7 @@ def balanced_loss(
     if mode == "none":
         return total
     distill = total - task
-    found = torch.autograd.grad(distill, parameters, retain_graph=True, allow_unused=True)
+    found = averaged(scaled_gradient(distill, parameters, loss_scale))
     pairs = [(p, v, g) for p, v, g in zip(parameters, direction, found, strict=True) if v is not None and g is not None]
     if not pairs:
         return total
@@ -55,3 +60,19 @@ def balanced_loss(
     # Its gradient with respect to p is v.
     carrier = torch.stack([(p * v).sum() for p, v, _ in pairs]).sum()
     return total - share * (carrier - carrier.detach())
+
+
+def scaled_gradient(loss: Tensor, parameters: Sequence[Tensor], loss_scale: float) -> list[Tensor | None]:
+    """The gradient of a loss, computed at `loss_scale` times its size; the graph stays."""
+    if loss_scale == 1.0:
+        return list(torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True))
+    found = torch.autograd.grad(loss * loss_scale, parameters, retain_graph=True, allow_unused=True)
+    return [None if g is None else g / loss_scale for g in found]
+
+
+def mean_gradient(tensors: Sequence[Tensor | None]) -> Tensor | None:
+    """Mean of the gradients of one parameter, one a part of a batch; None if there is none."""
+    found = [t for t in tensors if t is not None]
+    if len(found) < 2:
+        return found[0] if found else None
+    return sum(found[1:], start=found[0]) / len(found)

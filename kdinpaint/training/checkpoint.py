@@ -1,23 +1,33 @@
 """Checkpoints: everything an exact continuation needs, one file, written atomically, read without pickle code."""
 
+import os
 import pickle
 import random
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from kdinpaint._core.errors import CheckpointError
+from kdinpaint._core.errors import CheckpointError, KDInpaintWarning
 from kdinpaint._core.files import atomic_path
 
-__all__ = ["load_checkpoint", "random_state", "restore_random_state", "save_checkpoint"]
+__all__ = [
+    "has_checkpoint",
+    "load_checkpoint",
+    "load_latest_checkpoint",
+    "random_state",
+    "remove_previous",
+    "restore_random_state",
+    "save_checkpoint",
+]
 
 _FORMAT = "kdinpaint-checkpoint-1"
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint; the previous one stays until the new one is complete on disk.
+    """Write a checkpoint; the previous one stays beside it, as `checkpoint.previous.pt`, until the next.
 
     Raises:
         OutputError: It cannot be written; the previous one is untouched.
@@ -27,6 +37,57 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
             torch.save({"format": _FORMAT, **state}, temporary)
         except RuntimeError as error:  # how torch reports a failed write
             raise OSError(str(error).splitlines()[0]) from error
+        with temporary.open("rb+") as written:
+            os.fsync(written.fileno())
+        if path.exists():
+            _keep(path)
+
+
+def _keep(path: Path) -> None:
+    """Give the checkpoint its second name, at no moment without one of the two."""
+    previous, link = _previous(path), path.with_name(f".{path.name}.link")
+    try:
+        link.unlink(missing_ok=True)
+        os.link(path, link)
+        link.replace(previous)
+    except OSError:  # a file system without hard links
+        path.replace(previous)
+
+
+def _previous(path: Path) -> Path:
+    return path.with_name(f"{path.stem}.previous{path.suffix}")
+
+
+def has_checkpoint(path: Path) -> bool:
+    """Whether there is a checkpoint, or the previous one at least."""
+    return path.exists() or _previous(path).exists()
+
+
+def remove_previous(path: Path) -> None:
+    """Remove the previous checkpoint: the stage is done."""
+    _previous(path).unlink(missing_ok=True)
+
+
+def load_latest_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint, or with a warning the previous one if it is damaged.
+
+    Raises:
+        CheckpointError: Neither can be read.
+    """
+    try:
+        return load_checkpoint(path)
+    except CheckpointError as error:
+        previous = _previous(path)
+        if not previous.exists():
+            raise
+        state = load_checkpoint(previous)
+        reason = str(error).split(". ")[0] if path.exists() else f"{path} is missing"
+        warnings.warn(
+            f"{reason}. Training goes on from the previous checkpoint, {previous}, at step {state.get('step')}.",
+            KDInpaintWarning,
+            stacklevel=3,
+        )
+        return state
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

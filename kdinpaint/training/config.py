@@ -59,15 +59,19 @@ class OptimConfig:
     steps: int = 20_000
     """Optimiser steps."""
     batch: int = 8
-    """Images a step."""
+    """Images a step, of all processes together."""
+    accumulate: int = 1
+    """Parts that each process works its share of a batch in, one after the other: less memory, the same step."""
     lr: float = 2e-4
     """Learning rate of Adam; the paper's 1e-4 is for 400,000 steps and more."""
     schedule: Literal["constant", "cosine"] = "constant"
     """Learning rate over time; cosine ends at a tenth."""
+    warmup: int = 0
+    """Steps over which the learning rate rises from 0 to where the schedule is by then."""
     offset_lr_scale: float = 1.0
     """Factor on the learning rate of the convolutions that generate offsets."""
     clip_norm: float | None = 1.0
-    """Largest gradient norm, or None."""
+    """Largest norm of the gradient of a whole batch, or None."""
     ema_decay: float = 0.999
     """Decay of the averaged weights that are evaluated and kept; it warms up, so short runs average less."""
 
@@ -196,6 +200,8 @@ class EvaluationConfig:
     """Held-out photos; without them every twentieth training photo is kept out of training and used."""
     per_bin: int = 50
     """Image-mask pairs in each hole-ratio bin."""
+    every: int = 0
+    """Steps of the student between evaluations on the way, each with a sheet of samples; 0 for none."""
     masks: Path | None = None
     """Mask files to evaluate with; generated masks by default."""
     polarity: Literal["auto", "hole", "known"] = "auto"
@@ -209,11 +215,19 @@ class RuntimeConfig:
     device: Literal["auto", "cpu"] = "auto"
     """cpu keeps off a GPU."""
     workers: int = 0
-    """Processes that prepare training samples."""
+    """Processes that prepare training samples, for each training process."""
+    prefetch: int = 4
+    """Batches that each worker prepares ahead."""
+    compile: bool = False
+    """Compile the networks with torch.compile; other rounding, and a start that takes minutes."""
+    channels_last: bool = False
+    """Keep features channels last in memory, which tensor cores prefer; other rounding."""
     checkpoint_every: int = 250
     """Steps between checkpoints."""
     log_every: int = 10
-    """Steps between points in the TensorBoard log."""
+    """Steps between points in the logs; on the same steps, losses are checked for NaN."""
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
+    """Where the logs go."""
     photos_in_memory: bool = False
     """Copy the training images of a named data set to memory, still encoded, before the first step."""
 

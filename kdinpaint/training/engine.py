@@ -1,26 +1,30 @@
 """The one training loop: a stage optimises one objective, and can stop and go on exactly at any step."""
 
+import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
-from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 
 from kdinpaint._core.errors import CheckpointError, KDInpaintError
 from kdinpaint._core.files import clear_leftovers
 from kdinpaint.models import save_model
 from kdinpaint.models.comparators import settle_spectral_norm
+from kdinpaint.training.batches import BatchSource, Samples, split_batch, step_batches
 from kdinpaint.training.checkpoint import (
-    load_checkpoint,
+    has_checkpoint,
+    load_latest_checkpoint,
     random_state,
+    remove_previous,
     restore_random_state,
     save_checkpoint,
 )
@@ -28,41 +32,22 @@ from kdinpaint.training.config import OptimConfig, RuntimeConfig
 from kdinpaint.training.interrupt import StopRequest
 from kdinpaint.training.objectives import Objective
 from kdinpaint.training.schedule import lr_factor
+from kdinpaint.training.sentinel import LossSentinel
+from kdinpaint.training.tracking import finish_trackers, require_trackers, start_trackers
 
 __all__ = ["BatchSource", "Stage", "make_accelerator"]
 
 
-@runtime_checkable
-class BatchSource(Protocol):
-    """Makes whole batches, each a function of its step: `kdinpaint.data.ResidentBatches`, for one."""
-
-    def batches(self, first: int, last: int, batch: int) -> Iterator[dict[str, Tensor]]:
-        """Batches of `batch` images for steps first to last - 1, on the device."""
-
-
 def make_accelerator(runtime: RuntimeConfig, mixed_precision: str, logs: Path) -> Accelerator:
-    """The Accelerate front end: device, precision, processes and trackers."""
+    """The Accelerate front end: device, precision, processes and where logs lie."""
+    require_trackers(runtime.trackers)
     return Accelerator(
         cpu=runtime.device == "cpu",
         mixed_precision=mixed_precision,
-        log_with="tensorboard",
         project_dir=str(logs),
         # What the meta-learner owns, and what a schedule switches off, gets no gradient.
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
-
-
-class _From(Sampler[int]):
-    """Sample numbers from a given one on: the position in the data is a number, so resuming is exact."""
-
-    def __init__(self, first: int, end: int) -> None:
-        self.first, self.end = first, end
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(range(self.first, self.end))
-
-    def __len__(self) -> int:
-        return self.end - self.first
 
 
 class _WarmAverage:
@@ -93,6 +78,8 @@ class Stage:
         accelerator: See `make_accelerator`.
         on_step: Called with the stage after every step, before a checkpoint that may be due.
         quiet: No progress bar.
+
+    In distributed training every process has its stage and calls the same methods; the main one alone writes.
     """
 
     name: str
@@ -107,23 +94,32 @@ class Stage:
     def __post_init__(self) -> None:
         groups = _parameter_groups(self.objective, self.config)
         self.objective.to(self.accelerator.device)
+        if self.runtime.channels_last:
+            self.objective.to(memory_format=torch.channels_last)
         optimizer = torch.optim.Adam(groups, lr=self.config.lr, betas=self.objective.betas)
         self.ema = AveragedModel(self.objective.net, multi_avg_fn=_WarmAverage(self.config.ema_decay), use_buffers=True)
         self.model, self.optimizer = self.accelerator.prepare(self.objective, optimizer)
+        if self.runtime.compile:
+            self.objective.net.compile()
+        self.scaler = self.accelerator.scaler
+        if self.scaler is not None:
+            self.scaler.load_state_dict(torch.amp.GradScaler("cpu").state_dict())
+        self.sentinel = LossSentinel.for_precision(self.accelerator.device, scaled=self.scaler is not None)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._lr_factor)
         self.step = 0
         self.seconds = 0.0
         self._random: dict[str, Any] | None = None
 
     def _lr_factor(self, step: int) -> float:
-        return lr_factor(self.config.schedule, step / self.config.steps)
+        rise = min(1.0, (step + 1) / (self.config.warmup + 1))
+        return rise * lr_factor(self.config.schedule, step / self.config.steps)
 
     @property
     def checkpoint(self) -> Path:
         """The checkpoint file."""
         return self.folder / "checkpoint.pt"
 
-    def run(self, samples: Dataset[dict[str, Tensor]] | BatchSource) -> nn.Module:
+    def run(self, samples: Samples) -> nn.Module:
         """Train to the end, from the checkpoint if there is one, and keep the averaged weights.
 
         Args:
@@ -133,14 +129,18 @@ class Stage:
             The network with averaged weights, in eval mode.
 
         Raises:
-            KeyboardInterrupt: After Ctrl-C or SIGTERM, with everything on disk.
-            KDInpaintError: Weights are not finite; they are not saved.
-            CheckpointError: The checkpoint cannot be read or does not fit.
+            KeyboardInterrupt: After Ctrl-C, with everything on disk; after SIGTERM or SIGUSR1 it is a `Preempted`.
+            KDInpaintError: The loss or weights are not finite; they are not saved.
+            ConfigError: Processes and accumulation do not divide the batch.
+            CheckpointError: No checkpoint can be read, it does not fit, or processes see different ones.
             OutputError: The checkpoint cannot be written.
         """
-        clear_leftovers(self.checkpoint)
-        if self.checkpoint.exists():
+        if self.accelerator.is_main_process:
+            clear_leftovers(self.checkpoint)
+        self.accelerator.wait_for_everyone()
+        if has_checkpoint(self.checkpoint):
             self._load()
+        self._agree_on_step()
         if self.step < self.config.steps:
             self._train(samples)
         net = self.ema.module.eval()
@@ -148,25 +148,22 @@ class Stage:
             settle_spectral_norm(net)
         if self.accelerator.is_main_process:
             save_model(cast(Any, net), self.folder)
+            remove_previous(self.checkpoint)
+        self.accelerator.wait_for_everyone()
         return net
 
-    def _loader(self, samples: Dataset[dict[str, Tensor]] | BatchSource) -> Iterable[dict[str, Tensor]]:
-        if isinstance(samples, BatchSource):
-            return samples.batches(self.step, self.config.steps, self.config.batch)
-        end = self.config.steps * self.config.batch
-        if len(cast(Sized, samples)) < end:
-            raise KDInpaintError(f"the stage needs {end} samples and the data set has {len(cast(Sized, samples))}.")
-        loader = DataLoader(
+    def _train(self, samples: Samples) -> None:
+        accelerator = self.accelerator
+        batches = step_batches(
             samples,
-            batch_size=self.config.batch,
-            sampler=_From(self.step * self.config.batch, end),
-            num_workers=self.runtime.workers,
+            self.step,
+            self.config,
+            self.runtime,
+            device=accelerator.device,
+            rank=accelerator.process_index,
+            count=accelerator.num_processes,
         )
-        return cast("Iterable[dict[str, Tensor]]", self.accelerator.prepare(loader))
-
-    def _train(self, samples: Dataset[dict[str, Tensor]] | BatchSource) -> None:
-        loader = self._loader(samples)
-        self.accelerator.init_trackers(self.name, init_kwargs={"tensorboard": {"purge_step": self.step}})
+        start_trackers(accelerator, self.runtime.trackers, stage=self.name, folder=self.folder, step=self.step)
         self.model.train()
         began = time.monotonic() - self.seconds
         bar = tqdm(
@@ -176,44 +173,120 @@ class Stage:
             unit="step",
             dynamic_ncols=True,
             mininterval=0.1 if sys.stderr.isatty() else 10.0,
-            disable=self.quiet or not self.accelerator.is_local_main_process,
+            disable=self.quiet or not accelerator.is_main_process,
         )
         try:
-            with StopRequest() as stop, bar:
-                for batch in loader:
-                    if self._random is not None:
+            with StopRequest() as stop, bar, self._own_random_numbers():
+                for batch in batches:
+                    if self._random is not None and accelerator.is_main_process:
                         # Making the loader has drawn a number; the step must draw what it would have drawn.
                         restore_random_state(self._random)
-                        self._random = None
+                    self._random = None
                     log = self._one_step(batch)
                     self.seconds = time.monotonic() - began
-                    if self.step % self.runtime.log_every == 0 or self.step == self.config.steps:
+                    end = self.step == self.config.steps
+                    saves = end or self.step % self.runtime.checkpoint_every == 0
+                    reports = end or self.step % self.runtime.log_every == 0
+                    if reports:
                         self._report(log, bar)
+                    if reports or saves:
+                        self._check_loss(samples)
                     bar.update()
                     if self.on_step is not None:
                         self.on_step(self)
-                    last = stop.requested or self.step == self.config.steps
-                    if last or self.step % self.runtime.checkpoint_every == 0:
+                    stops = self._stops(stop, at_report=reports)
+                    if saves or stops:
                         self._save()
-                    if stop.requested:
-                        raise KeyboardInterrupt
+                    if stops:
+                        raise stop.reason()
         finally:
-            self.accelerator.end_training()
+            finish_trackers(accelerator)
 
     def _one_step(self, batch: dict[str, Tensor]) -> dict[str, Tensor | float]:
-        losses = self.model(batch, self.step / self.config.steps)
-        extra = self.objective.backward(losses, self.step, self.accelerator.backward)
+        parts = self.config.accumulate
+        logs: list[dict[str, Tensor | float]] = []
+        if self.scaler is not None:
+            self.objective.loss_scale = self.scaler.get_scale()
+        for number, part in enumerate(split_batch(self._laid_out(batch), parts)):
+            self.objective.part = number, parts
+            alone = number < parts - 1  # gradients meet those of other processes with the last part
+            with self.accelerator.no_sync(self.model) if alone else contextlib.nullcontext():
+                losses = self.model(part, self.step / self.config.steps)
+                extra = self.objective.backward(losses, self.step, self._backward)
+            logs.append({"loss": losses.total.detach(), **losses.parts, **extra})
         if self.config.clip_norm is not None:
             self.accelerator.clip_grad_norm_(self.objective.trainable(), self.config.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.scheduler.step()
+        self._advance_schedule()
         self.ema.update_parameters(self.objective.net)
+        log = logs[0] if parts == 1 else _mean_log(logs)
+        self.sentinel.see(cast(Tensor, log["loss"]), self.step)
         self.step += 1
-        return {"loss": losses.total.detach(), **losses.parts, **extra}
+        return log
+
+    def _advance_schedule(self) -> None:
+        if self.scaler is None:
+            self.scheduler.step()
+            return
+        # Steps that gradient scaling passes over count; and Accelerate puts its own `step` around the optimiser's.
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=r"Detected call of `lr_scheduler|Seems like `optimizer\.step")
+            self.scheduler.step()
+
+    def _backward(self, loss: Tensor) -> None:
+        parts = self.config.accumulate
+        self.accelerator.backward(loss if parts == 1 else loss / parts)
+
+    def _laid_out(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        if not self.runtime.channels_last:
+            return batch
+        return {name: value.contiguous(memory_format=torch.channels_last) for name, value in batch.items()}
+
+    @contextlib.contextmanager
+    def _own_random_numbers(self) -> Iterator[None]:
+        """What the main process draws is the run's; the others draw something else for their samples."""
+        if self.accelerator.is_main_process:
+            yield
+            return
+        with torch.random.fork_rng():
+            torch.manual_seed(hash((torch.initial_seed(), self.step, self.accelerator.process_index)) % 2**63)
+            yield
+
+    def _stops(self, stop: StopRequest, *, at_report: bool) -> bool:
+        """Whether to stop now; processes do so together, when they talk to each other anyway."""
+        if self.accelerator.num_processes == 1:
+            return stop.requested
+        if not at_report:
+            return False
+        asked = torch.tensor([float(stop.requested), float(stop.preempted)], device=self.accelerator.device)
+        stop.requested, stop.preempted = (bool(value) for value in self.accelerator.reduce(asked, "sum"))
+        return stop.requested
+
+    def _agree_on_step(self) -> None:
+        steps = self.accelerator.gather(torch.tensor([self.step], device=self.accelerator.device)).tolist()
+        if len(set(steps)) > 1:
+            raise CheckpointError(
+                f"the processes found checkpoints of stage {self.name} at steps {steps}; expected one that all of "
+                f"them see. Put the run folder on storage that all machines share."
+            )
+
+    def _check_loss(self, samples: Samples) -> None:
+        self.sentinel.check(
+            self.step,
+            stage=self.name,
+            folder=self.folder,
+            samples=samples,
+            batch=self.config.batch,
+            main=self.accelerator.is_main_process,
+        )
 
     def _report(self, log: dict[str, Tensor | float], bar: Any) -> None:  # noqa: ANN401 - tqdm is untyped
         values = {name: float(value) for name, value in log.items()}
+        if self.accelerator.num_processes > 1:
+            found = torch.tensor([values[name] for name in sorted(values)], device=self.accelerator.device)
+            means = self.accelerator.reduce(found, "mean").tolist()
+            values = dict(zip(sorted(values), means, strict=True))
         self.accelerator.log(values, step=self.step)
         bar.set_postfix({name: f"{value:.4f}" for name, value in values.items() if "/" not in name}, refresh=False)
 
@@ -223,8 +296,11 @@ class Stage:
                 f"stage {self.name} has weights that are not finite at step {self.step}. The last checkpoint "
                 f"({self.checkpoint}) is from before; lower the learning rate, or switch off mixed precision."
             )
-        if not self.accelerator.is_main_process:
-            return
+        if self.accelerator.is_main_process:
+            self._write()
+        self.accelerator.wait_for_everyone()
+
+    def _write(self) -> None:
         state = {
             "steps": self.config.steps,
             "step": self.step,
@@ -235,11 +311,12 @@ class Stage:
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "random": random_state(),
+            "scaler": None if self.scaler is None else self.scaler.state_dict(),
         }
         save_checkpoint(self.checkpoint, state)
 
     def _load(self) -> None:
-        state = load_checkpoint(self.checkpoint)
+        state = load_latest_checkpoint(self.checkpoint)
         try:
             self.objective.load_state_dict(state["objective"])
             self.objective.load_extra_state(state["extra"])
@@ -247,6 +324,8 @@ class Stage:
             self.optimizer.load_state_dict(state["optimizer"])
             self.scheduler.load_state_dict(state["scheduler"])
             restore_random_state(state["random"])
+            if self.scaler is not None and state.get("scaler") is not None:
+                self.scaler.load_state_dict(state["scaler"])
             self._random = state["random"]
             self.step, self.seconds = int(state["step"]), float(state["seconds"])
         except (KeyError, RuntimeError, ValueError, TypeError) as error:
@@ -254,6 +333,14 @@ class Stage:
                 f"{self.checkpoint} does not belong to this stage ({type(error).__name__}: {error}). "
                 f"Delete it to start the stage over."
             ) from error
+
+
+def _mean_log(logs: Sequence[dict[str, Tensor | float]]) -> dict[str, Tensor | float]:
+    """Means over the parts of a batch of what each of them has; the rest comes with the last."""
+    return {
+        name: sum(log[name] for log in logs) / len(logs) if name in logs[0] else value
+        for name, value in logs[-1].items()
+    }
 
 
 def _parameter_groups(objective: Objective, config: OptimConfig) -> list[dict[str, Any]]:

@@ -1,15 +1,16 @@
 """Measure models on a frozen list of pairs."""
 
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sized
+from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
-from kdinpaint.data import ManifestPairs
+from kdinpaint._core.processes import gathered_in_turn, process_count, process_rank
+from kdinpaint.data import ManifestPairs, Pair
 from kdinpaint.metrics import RatioTable, measure
 from kdinpaint.models import InpaintingNet, model_cost
 from kdinpaint.models.comparators import Comparator
@@ -21,7 +22,7 @@ Inpainting = InpaintingNet | Comparator
 
 @torch.inference_mode()
 def predict_pairs(
-    model: Inpainting, pairs: ManifestPairs, *, batch: int = 16, label: str | None = None
+    model: Inpainting, pairs: Dataset[Pair], *, batch: int = 16, label: str | None = None
 ) -> Iterator[tuple[dict[str, Any], Tensor]]:
     """Run a model over all pairs.
 
@@ -49,7 +50,7 @@ def predict_pairs(
 
 def evaluate_model(
     model: Inpainting,
-    pairs: ManifestPairs,
+    pairs: Dataset[Pair],
     *,
     protocol: str = "default",
     batch: int = 16,
@@ -57,16 +58,23 @@ def evaluate_model(
 ) -> RatioTable:
     """Metrics of every pair, by hole ratio.
 
+    In distributed training all processes call it, each measures its share, and all return the whole table, every pair
+    in it once.
+
     Args:
         model: The model.
-        pairs: From `PairManifest.pairs`.
+        pairs: From `PairManifest.pairs`, or a part of them.
         protocol: See `kdinpaint.metrics.measure`.
         batch: Pairs at a time.
         label: Text of a progress bar, or None for no bar.
     """
     table = RatioTable()
+    if process_count() > 1:
+        share = range(process_rank(), len(cast(Sized, pairs)), process_count())
+        pairs, label = Subset(cast(Any, pairs), share), None if process_rank() else label
     for item, prediction in predict_pairs(model, pairs, batch=batch, label=label):
         table.add(item["ratio"], measure(prediction, item["image"], item["mask"], protocol=protocol))
+    table.records = gathered_in_turn(table.records)
     return table
 
 

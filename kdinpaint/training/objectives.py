@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdinpaint._core.errors import ConfigError
+from kdinpaint._core.processes import averaged
 from kdinpaint.distill import (
     AttentionTransferLoss,
     CrossDistillLoss,
@@ -16,10 +16,12 @@ from kdinpaint.distill import (
     SelfDistillLoss,
     TransferImportancePredictor,
 )
+from kdinpaint.distill.running import observed_together
 from kdinpaint.models import AttentionMap, AutoEncoder, InpaintingNet
 from kdinpaint.models.comparators import Comparator
 from kdinpaint.ops import masked_channel_mean
-from kdinpaint.training.balance import balanced_loss
+from kdinpaint.training.attention import attention_channels
+from kdinpaint.training.balance import balanced_loss, mean_gradient, scaled_gradient
 from kdinpaint.training.config import DistillConfig, LossConfig
 
 __all__ = ["ExtraLoss", "Losses", "Objective", "StudentObjective", "TeacherObjective", "inpainting_loss"]
@@ -67,6 +69,8 @@ class Objective(nn.Module):
 
     net: AutoEncoder | InpaintingNet | Comparator
     betas: tuple[float, float] = (0.9, 0.999)  # of Adam
+    part: tuple[int, int] = (0, 1)  # which part of a batch comes next, and of how many
+    loss_scale: float = 1.0  # factor that `backward` puts on a loss, so that gradients do not vanish in float16
 
     def trainable(self) -> list[nn.Parameter]:
         """Parameters of the stage's optimiser."""
@@ -189,13 +193,14 @@ class StudentObjective(Objective):
         self.attention: AttentionTransferLoss | None = None
         if teacher is not None and distill.attention_transfer:
             self.attention = AttentionTransferLoss(
-                _attention_channels(net, teacher), importance=kind, mask_resize=distill.mask_resize, joint=joint
+                attention_channels(net, teacher), importance=kind, mask_resize=distill.mask_resize, joint=joint
             )
         self.teacher = (
             FrozenTeacher(teacher, method="encode" if self.attention is None else "attend")
             if teacher is not None
             else None
         )
+        self._parts: list[tuple[_Features, list[Tensor | None]]] = []
         terms = [term for term in (self.cross, self.self_distill, self.attention) if term is not None]
         if distill.importance == "random":
             self._freeze_random_importance()
@@ -231,7 +236,11 @@ class StudentObjective(Objective):
 
     def forward(self, batch: Mapping[str, Tensor], progress: float) -> Losses:
         """See `Objective`."""
-        image, mask = batch["image"], batch["mask"]
+        number, count = self.part
+        with observed_together(self, last=number == count - 1):
+            return self._losses(batch["image"], batch["mask"], progress)
+
+    def _losses(self, image: Tensor, mask: Tensor, progress: float) -> Losses:
         looked: AttentionMap | None = None
         if self.attention is None:
             prediction, features = self.net(image, mask, return_features=True)
@@ -291,13 +300,24 @@ class StudentObjective(Objective):
             return {}
         # What the distances depend on: attention rows are made in the decoder.
         shared = list(self.net.encoder.parameters() if self.attention is None else self.net.parameters())
-        direction = torch.autograd.grad(kept.task, shared, retain_graph=True, allow_unused=True)
-        balance, ratio = self.config.balance, self.config.balance_ratio
-        backward(balanced_loss(kept.task, losses.total, shared, direction, mode=balance, ratio=ratio))
-        return self._meta_step(kept, shared, direction) if due else {}
+        direction = averaged(scaled_gradient(kept.task, shared, self.loss_scale))
+        balance, ratio, scale = self.config.balance, self.config.balance_ratio, self.loss_scale
+        backward(balanced_loss(kept.task, losses.total, shared, direction, mode=balance, ratio=ratio, loss_scale=scale))
+        if not due:
+            return {}
+        # With gradient accumulation, one update at the end, from the gradient of the task on the whole batch.
+        self._parts.append((kept, direction))
+        if self.part[0] < self.part[1] - 1:
+            return {}
+        parts, self._parts = self._parts, []
+        direction = [mean_gradient(of_parts) for of_parts in zip(*(v for _, v in parts), strict=True)]
+        health: dict[str, float] = {}
+        for number, (one, _) in enumerate(parts):
+            health = self._meta_step(one, shared, direction, update=number == len(parts) - 1)
+        return health
 
     def _meta_step(
-        self, kept: _Features, shared: list[nn.Parameter], direction: tuple[Tensor | None, ...]
+        self, kept: _Features, shared: list[nn.Parameter], direction: list[Tensor | None], *, update: bool
     ) -> dict[str, float]:
         assert self.meta is not None
         terms = list(self._terms(kept))
@@ -319,13 +339,14 @@ class StudentObjective(Objective):
             direction=direction if self.meta.method == "align" else None,
             task=lambda: self._task(self.net(kept.image, kept.mask), kept.image, kept.mask)[0],
             modules=[self.net],
+            update=update,
         )
-        if health is None:
+        if health is None or not update:
             return {}
         task = torch.stack([g.norm() for g in direction if g is not None]).norm()
         rest = torch.stack(
             [
-                (p.grad - g).norm()
+                (p.grad / self.loss_scale - g).norm()
                 for p, g in zip(shared, direction, strict=True)
                 if g is not None and p.grad is not None
             ]
@@ -367,17 +388,3 @@ class StudentObjective(Objective):
         """See `Objective`."""
         if self.meta is not None:
             self.meta.load_state_dict(state["meta"])
-
-
-def _attention_channels(net: InpaintingNet, teacher: nn.Module) -> int:
-    """Channels of the feature that the teacher's attention looks at."""
-    channels = 0
-    for name, model in (("student", net), ("teacher", teacher)):
-        block = getattr(getattr(model, "decoder", None), "attention", None)
-        if block is None or block.query is None:
-            raise ConfigError(
-                f"attention_transfer needs attention in both decoders, and the {name} has none. Build it with "
-                f"attention='fuse', as InpaintingNet and AutoEncoder take it, or set attention_transfer=0."
-            )
-        channels = block.channels
-    return channels

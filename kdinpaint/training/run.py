@@ -29,6 +29,7 @@ from kdinpaint.training.engine import Stage, make_accelerator
 from kdinpaint.training.environment import environment
 from kdinpaint.training.evaluation import evaluate_models
 from kdinpaint.training.objectives import ExtraLoss, Objective, StudentObjective, TeacherObjective
+from kdinpaint.training.watch import Watch
 
 __all__ = ["Run", "config_dict"]
 
@@ -43,6 +44,8 @@ def config_dict(config: Any) -> dict[str, Any]:  # noqa: ANN401 - any dataclass
 
 class Run:
     """Owns a run folder. A folder belongs to one configuration and one set of photos for ever.
+
+    In distributed training every process makes the same run and calls the same methods. The main process alone writes.
 
     Args:
         folder: Where everything goes; made if missing.
@@ -83,9 +86,11 @@ class Run:
         self.photos = _opened(photos, data)
         found = photos.fingerprint if isinstance(photos, StoredPhotos) else fingerprint(photos)
         files = {"masks_sha256": fingerprint(masks.paths)} if isinstance(masks, MaskFolder) else {}
-        claim_folder(folder, {**config, "photos_sha256": found, "held_out_sha256": fingerprint(held_out), **files})
         self.accelerator = make_accelerator(runtime, mixed_precision, folder / "tensorboard")
+        with self.accelerator.main_process_first():  # which writes; the others find and compare
+            claim_folder(folder, {**config, "photos_sha256": found, "held_out_sha256": fingerprint(held_out), **files})
         self.seconds: dict[str, float] = {}
+        self.watch: Watch | None = None
 
     def samples(self, optim: OptimConfig, *, masks: bool) -> TrainingSamples:
         """The stream of training samples: number i is the same for every stage, student and restart."""
@@ -140,7 +145,8 @@ class Run:
         return self._train(name, objective, optim, masks=True)
 
     def _train(self, name: str, objective: Objective, optim: OptimConfig, *, masks: bool) -> torch.nn.Module:
-        stage = Stage(name, objective, optim, self.runtime, self.folder / name, self.accelerator)
+        watch = self.watch if masks else None
+        stage = Stage(name, objective, optim, self.runtime, self.folder / name, self.accelerator, on_step=watch)
         net = stage.run(self.samples(optim, masks=masks))
         self.seconds[name] = stage.seconds
         return net
@@ -154,7 +160,7 @@ class Run:
             min_side: Smallest side of a photo; photos smaller than the evaluation are enlarged.
         """
         path = self.folder / "manifest.json"
-        if not path.exists():
+        if self.accelerator.is_main_process and not path.exists():
             # Windows of few photos must differ; of many, the middle of each is enough.
             windows = max(1, -(-6 * per_bin // max(len(self.held_out), 1)))
             manifest = PairManifest.build(
@@ -167,6 +173,7 @@ class Run:
                 min_side=min_side,
             )
             manifest.save(path)
+        self.accelerator.wait_for_everyone()
         return PairManifest.load(path)
 
     def evaluate(
@@ -187,7 +194,8 @@ class Run:
             **(extra or {}),
             "models": evaluate_models(models, pairs, size=self.data.size),
         }
-        write_text(self.folder / "metrics.json", json.dumps(results, indent=1) + "\n")
+        if self.accelerator.is_main_process:
+            write_text(self.folder / "metrics.json", json.dumps(results, indent=1) + "\n")
         return results
 
 

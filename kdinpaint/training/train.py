@@ -14,6 +14,7 @@ from kdinpaint.training.phases import train_comparator
 from kdinpaint.training.recipes import RECIPES, Recipe
 from kdinpaint.training.run import Run, config_dict
 from kdinpaint.training.sources import open_sources, split_photos
+from kdinpaint.training.watch import Watch
 
 __all__ = ["split_photos", "teacher_name", "train"]
 
@@ -43,7 +44,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
 
     Raises:
         KDInpaintError: See the errors of `Run` and `Stage`.
-        KeyboardInterrupt: After Ctrl-C, with everything on disk.
+        KeyboardInterrupt: After Ctrl-C, with everything on disk; after SIGTERM or SIGUSR1 it is a `Preempted`.
     """
     sources = open_sources(
         config.photos, config.data, config.evaluation, in_memory=config.runtime.photos_in_memory, every=20
@@ -60,6 +61,9 @@ def train(config: TrainConfig) -> dict[str, Any]:
         masks=sources.masks,
     )
     manifest = run.manifest(config.evaluation.per_bin, masks=sources.test_masks, min_side=sources.min_side)
+    pairs = manifest.pairs(common_folder(sources.held_out), channels=config.data.channels)
+    if config.evaluation.every:
+        run.watch = Watch(pairs, config.evaluation.every)
     torch.manual_seed(config.seed)
     model: InpaintingNet | Comparator
     if config.model in RECIPES:
@@ -70,11 +74,9 @@ def train(config: TrainConfig) -> dict[str, Any]:
         student = cast(InpaintingNet, create_model(config.model, in_channels=config.data.channels, **filler))
         name, model = "student", run.train_student("student", student, teacher, config.student)
     results = run.evaluate({name: model}, manifest)
-    write_contact_sheet(
-        config.out / "contact_sheet.png",
-        {name: model},
-        manifest.pairs(common_folder(sources.held_out), channels=config.data.channels),
-    )
+    if run.accelerator.is_main_process:
+        write_contact_sheet(config.out / "contact_sheet.png", {name: model}, pairs)
+    run.accelerator.wait_for_everyone()
     return results
 
 

@@ -33,7 +33,7 @@ def processes(tmp_path_factory):
     ]
     try:
         for process in started:
-            said, _ = process.communicate(timeout=120)
+            said, _ = process.communicate(timeout=600)
             assert process.returncode == 0, said[-4000:]
     finally:
         for process in started:
@@ -57,8 +57,11 @@ def test_gradients_are_those_of_one_process_with_both_batches(processes):
     assert not torch.equal(first["losses"][0]["cross"], second["losses"][0]["cross"])
 
 
-def test_predictors_and_parameters_stay_those_of_all_processes(processes):
+def test_a_meta_step_is_that_of_one_process_with_both_batches(processes):
     first, second = (found["meta"] for found in processes)
     assert_equal(first["predictors"], second["predictors"])
     assert_equal(first["parameters"], second["parameters"])
     assert all(bool(p.any()) for p in first["predictors"])
+    alone = parallel_training.train(None, meta_every=2)
+    torch.testing.assert_close(first["predictors"], alone["predictors"], rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(first["parameters"], alone["parameters"], rtol=1e-4, atol=1e-6)
