@@ -51,7 +51,7 @@ class Options:
     """As published, or a cosine in every phase of every row."""
     ema_decay: float = 0.999
     """Decay of averaged weights, for all rows alike; 0 keeps the last ones."""
-    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    mixed_precision: Literal["no", "bf16"] = "no"
     vgg: str = "imagenet"
     """Weights of VGG-16 and VGG-19 for PC and EC: imagenet; a folder with torchvision's files; or random, for dry
     runs."""
