@@ -24,7 +24,6 @@ from torch import Tensor, nn
 import kdinpaint
 from kdinpaint.models.comparators import Comparator, EdgeConnectNet
 from kdinpaint.retrofitting import Level, masked
-from kdinpaint.retrofitting.probe import untouched
 from kdinpaint.training import Losses, Objective, OptimConfig, train_comparator
 
 MODELS = ("pc", "gc", "ec")
@@ -142,13 +141,6 @@ class RetrofittedRun:
         config = self.config
         options = {"cross": config.cross, "self_distill": config.self_distill, "self_ramp": max(1, optim.steps // 5)}
         whole = RetrofittedObjective(objective, self.levels, self.teacher if runs else None, **options)
-        if whole.guide is not None:
-            # Taps copy features until a first run has shown whether anything changes them in place. A copy changes the
-            # order in which gradients are summed, and so the last bit: a phase that goes on must not begin with one.
-            bench = self.runner.bench
-            whole.to(bench.accelerator.device)
-            with torch.no_grad(), untouched(whole.step):
-                whole.guide.taps(bench.pairs.image[:2], bench.pairs.mask[:2], 0.0)
         net = self.runner.train(name, whole, optim)
         kdinpaint.strip(net)
         return net

@@ -300,6 +300,14 @@ class Distiller(nn.Module):
                 predictor.requires_grad_(False)
         return health
 
+    def get_extra_state(self) -> Tensor:
+        """What the taps have learned: without it a resumed training would sum gradients in another order once."""
+        return self.taps.learned
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """See `get_extra_state`."""
+        self.taps.learned = state
+
     def remove(self) -> None:
         """Take the taps off the student; nothing of the Distiller is left on it."""
         self.taps.remove()

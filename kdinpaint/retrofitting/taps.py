@@ -267,6 +267,16 @@ class Taps:
                 )
             tap.changes = bool(tap.changes) or changed
 
+    @property
+    def learned(self) -> Tensor:
+        """Which outputs are changed in place later, one number a level: 1, 0, or -1 for not known yet."""
+        return torch.tensor([-1 if tap.changes is None else int(tap.changes) for tap in self._taps.values()])
+
+    @learned.setter
+    def learned(self, state: Tensor) -> None:
+        for tap, known in zip(self._taps.values(), state.tolist(), strict=True):
+            tap.changes = None if known < 0 else bool(known)
+
     def _lay_out(self, name: str, feature: Tensor, size: tuple[int, int] | None) -> Tensor:
         level = self._levels[name]
         if name in self._layouts and size is not None:

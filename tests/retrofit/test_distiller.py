@@ -151,6 +151,15 @@ def test_self_distillation_grows():
     assert meta_update(guide) is not None
 
 
+def test_a_resumed_guide_has_learned_what_the_first_had():
+    guide, other = build(), build()
+    assert guide.taps.learned.tolist() == [-1] * len(guide.channels)
+    call(guide)
+    assert guide.taps.learned.tolist() == [0] * len(guide.channels)
+    other.load_state_dict(guide.state_dict())
+    assert_equal(other.taps.learned, guide.taps.learned)
+
+
 def test_state_stays_apart_from_the_students():
     student = Student(norm=True)
     before = {name: value.clone() for name, value in student.state_dict().items()}
