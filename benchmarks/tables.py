@@ -294,6 +294,25 @@ def ablation(content: dict[str, Any]) -> str:
     return "\n".join([report(content), *pictures])
 
 
+def ablation_brief(content: dict[str, Any]) -> str:
+    from kdinpaint.ablation.statistics import paired_difference
+
+    reference, first = content["grid"]["reference"], content["grid"]["cells"][0]["settings"]
+    rows = []
+    for cell in content["grid"]["cells"]:
+        name = cell["name"]
+        psnr, ssim = (paired_difference(content, {name: 1.0}, metric).seeds.mean for metric in ("psnr", "ssim"))
+        found = paired_difference(content, {name: 1.0, reference: -1.0}, "psnr").seeds
+        change = "-" if name == reference else f"{found.mean:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"
+        rows.append([name, f"{psnr:.2f}", change, f"{ssim:.4f}", f"{cell['parameters'] / 1e6:.2f} M"])
+    return (
+        markdown(["", "PSNR, dB", f"less {reference} [95 % over seeds]", "SSIM", "parameters"], rows)
+        + f"\n\n`{content['command'].partition(' --out')[0]}`: {len(content['seeds'])} paired seeds, "
+        f"{first['data']['size']} px, {first['student']['optim']['steps']} steps, {len(content['ratio'])} held-out "
+        f"pairs; {machine(content['environment'])}.\n"
+    )
+
+
 def meta_cost(content: dict[str, Any]) -> str:
     rows = [
         [
@@ -328,18 +347,20 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "table1_small_gpu": ("comparison.md", table1_small),
     "comparators_retrofitted_cpu": ("comparison.md", comparators_retrofitted),
     "comparators_retrofitted_gpu": ("comparison.md", comparators_retrofitted),
+    "ablation_parts:brief": ("../../README.md", ablation_brief),
     **{
         f"ablation_{grid}": ("what_helps.md", ablation)
-        for grid in ("parts", "factorial", "capacity", "adaptive_conv", "importance", "teacher")
+        for grid in ("parts", "factorial", "capacity", "adaptive_conv", "importance", "forms", "teacher")
     },
 }
-"""By name of the result file: the page that shows it, and how. Without the file the page says so."""
+"""By name of the result file, with a suffix where it is shown twice: the page that shows it, and how. Without the file
+the page says so."""
 
 
 def main(check: bool) -> int:
     stale = 0
     for name, (page, render) in TABLES.items():
-        result = RESULTS / f"{name}.json"
+        result = RESULTS / f"{name.partition(':')[0]}.json"
         table = render(json.loads(result.read_text())) if result.exists() else "*Not measured yet.*\n"
         path = METHOD / page
         before = path.read_text()

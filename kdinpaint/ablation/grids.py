@@ -163,6 +163,19 @@ _TEACHER = tuple(
     for teacher, overrides in _TEACHERS.items()
     for distilled in (False, True)
 )
+_DISTILL = "student.distill."
+_FORMS = (
+    Cell("no cross", {CROSS: 0.0}),
+    Cell("0.1, as printed", {}),
+    Cell("0.01", {CROSS: 0.01}),
+    Cell("near the rim", {_DISTILL + "rim": 1.0}),
+    Cell("coarse content", {_DISTILL + "low_pass": 4}),
+    Cell("cosine", {_DISTILL + "distance": "cosine"}),
+    Cell("heteroscedastic", {_DISTILL + "distance": "heteroscedastic"}),
+    Cell("everywhere first", {_DISTILL + "everywhere_first": 0.3}),
+    Cell("projected", {_DISTILL + "balance": "project"}),
+    Cell("off for the last half", {_DISTILL + "off_last": 0.5}),
+)
 _INIT = tuple(
     Cell(name, {**overrides, "student.init": init})
     for init, end in (("teacher", ""), ("scratch", ", scratch"))
@@ -181,6 +194,7 @@ GRIDS: Mapping[str, Grid] = MappingProxyType(
             Grid(
                 "init", _INIT, "plain", "Does the start from the teacher's encoder matter, with and without the method?"
             ),
+            Grid("forms", _FORMS, "no cross", "Which form of cross distillation pays?"),
             Grid("teacher", _TEACHER, "trained teacher", "Does it matter what the teacher knows?"),
         )
     }

@@ -28,7 +28,7 @@ class AblateConfig:
     """
 
     grid: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="GRID")]
-    """parts, factorial, capacity, adaptive_conv, importance, init, teacher, or a .toml file."""
+    """parts, factorial, capacity, adaptive_conv, importance, forms, init, teacher, or a .toml file."""
     out: Path
     """The result file (JSON)."""
     photos: Path | None = None
