@@ -1,7 +1,8 @@
 """The tables of the page "What the paper's runs cost", from what throughput.py measured."""
 
-from collections.abc import Sequence
 from typing import Any
+
+from kdinpaint._core.markdown import markdown_table
 
 __all__ = ["loading", "paper_cost"]
 
@@ -13,11 +14,6 @@ RUNS = {
     "Places2-Challenge, as many epochs": round(2_500_000 * 8_026_628 / 1_803_460),
 }
 BATCH, TEACHER_SHARE = 6, 0.25
-
-
-def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---", *["--:"] * (len(header) - 1)], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _origin(content: dict[str, Any]) -> str:
@@ -51,9 +47,9 @@ def paper_cost(content: dict[str, Any]) -> str:
             cells.append(f"{seconds / 3600:.0f}")
         costs.append([run, f"{steps / 1e6:.1f} M", *cells])
     return (
-        _markdown(header, rates)
+        markdown_table(header, rates)
         + "\n\n"
-        + _markdown(["GPU hours, teacher and student", "steps", *names], costs)
+        + markdown_table(["GPU hours, teacher and student", "steps", *names], costs)
         + f"\n\n{_origin(content)}; {content['options']['size']} px, batch {content['options']['batch']}.\n"
     )
 
@@ -62,6 +58,6 @@ def loading(content: dict[str, Any]) -> str:
     """Images a second of the loader, by workers."""
     rows = [[name, f"{rate:.0f}"] for name, rate in content["loading"].items()]
     return (
-        _markdown(["loader", "images a second"], rows)
+        markdown_table(["loader", "images a second"], rows)
         + f"\n\n{_origin(content)}; JPEG files of {content['options']['size']} px, decoded anew each time.\n"
     )

@@ -9,7 +9,6 @@ import json
 import re
 import shutil
 import signal
-import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 
 from kdinpaint._core.files import write_text
 from kdinpaint.ablation.measuring import EvaluationPairs, score
+from kdinpaint.benchmark.timing import interleave
 from kdinpaint.data import (
     MaskFolder,
     MaskGenerator,
@@ -212,16 +212,9 @@ def steps_of(bench: Bench, methods: Sequence[Method], budget: Budget) -> dict[st
 
 
 @torch.inference_mode()
-def milliseconds(net: nn.Module, image: Tensor, mask: Tensor, repeats: int = 10) -> float:
+def milliseconds(net: nn.Module, image: Tensor, mask: Tensor, rounds: int = 10) -> float:
     """Median time of one image."""
-    times = []
-    for _ in range(repeats + 2):
-        began = time.perf_counter()
-        net(image, mask)
-        if image.is_cuda:
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - began)
-    return 1000 * statistics.median(times[2:])
+    return interleave({"net": lambda: net(image, mask)}, rounds=rounds, device=image.device)["net"].median
 
 
 def row_folder(bench: Bench, method: Method, seed: int, steps: int) -> Path:

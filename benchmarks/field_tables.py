@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from kdinpaint._core.markdown import markdown_table
 from kdinpaint.ablation import paired_difference
 from kdinpaint.ablation.statistics import Interval, contrast, interval
 
@@ -18,11 +19,6 @@ INTERVALS = (
     "Mean over seeds ± half the 95 % interval over seeds; in square brackets that over photographs, with these same "
     "trained networks. *noise*: the interval over seeds holds 0.\n\n"
 )
-
-
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---", *["--:"] * (len(header) - 1)], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n\n"
 
 
 def spread(found: Interval, digits: int, sign: str = "") -> str:
@@ -61,7 +57,7 @@ def scores(part: dict[str, Any]) -> str:
             ]
         )
     header = ["", *(name for name, *_ in COLUMNS), "steps", "training, s", "images/s", "parameters", "GMAC", "ms"]
-    return markdown(header, rows)
+    return markdown_table(header, rows) + "\n\n"
 
 
 def differences(part: dict[str, Any], pairs: Sequence[tuple[str, str]]) -> str:
@@ -76,7 +72,7 @@ def differences(part: dict[str, Any], pairs: Sequence[tuple[str, str]]) -> str:
             noise = "" if found.seeds.clear or found.seeds.low is None else " (noise)"
             texts.append(spread(found.seeds, digits, "+") + photos + noise)
         rows.append([f"{better} - {worse}", *texts])
-    return markdown(["paired difference", *(name for name, *_ in COLUMNS)], rows)
+    return markdown_table(["paired difference", *(name for name, *_ in COLUMNS)], rows) + "\n\n"
 
 
 def rendered(content: dict[str, Any], pairs: Sequence[tuple[str, str]]) -> str:

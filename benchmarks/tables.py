@@ -5,7 +5,6 @@ python benchmarks/tables.py --check    fail if one is not what the results give
 """
 
 import json
-import math
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -14,27 +13,18 @@ from statistics import mean, stdev
 from typing import Any
 
 from cost_tables import loading, paper_cost
-from field_tables import comparators_retrofitted, table1_small
+from field_tables import comparators_retrofitted, spread, table1_small
+
+from kdinpaint._core.markdown import markdown_table
+from kdinpaint.ablation import interval, paired_difference, report
 
 ROOT = Path(__file__).parent.parent
 RESULTS, METHOD = ROOT / "benchmarks" / "results", ROOT / "docs" / "method"
-# Two-sided 95 % quantiles of Student's t by degrees of freedom.
-T95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
-
-
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---", *["--:"] * (len(header) - 1)], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def machine(environment: dict[str, Any]) -> str:
     parts = [environment["processor"], f"{environment['threads']} threads", f"torch {environment['torch']}"]
     return ", ".join(parts)
-
-
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean, and half the width of the 95 % interval of the mean."""
-    return mean(values), T95[len(values) - 1] * stdev(values) / math.sqrt(len(values))
 
 
 def model_cost(content: dict[str, Any]) -> str:
@@ -48,7 +38,7 @@ def model_cost(content: dict[str, Any]) -> str:
     )
     size = content["size"]
     return (
-        markdown(["model", "parameters", f"GMAC at {size} x {size}", "ms an image"], rows)
+        markdown_table(["model", "parameters", f"GMAC at {size} x {size}", "ms an image"], rows)
         + f"\n\n`{content['command']}`; {machine(content['environment'])}; hole of {content['hole_ratio']:.0%}.\n"
     )
 
@@ -79,7 +69,7 @@ def scores(seeds: Sequence[dict[str, Any]]) -> str:
             texts.append(f"{mean(values):.{digits}f} ± {stdev(values):.{digits}f}")
         rows.append([cell, *texts, f"{seeds[0][cell]['parameters'] / 1e6:.2f} M"])
     header = ["", *(name for name, *_ in SCORES), "parameters"]
-    return markdown(header, rows) + f"\n\nMean ± deviation over {len(seeds)} seeds.\n\n"
+    return markdown_table(header, rows) + f"\n\nMean ± deviation over {len(seeds)} seeds.\n\n"
 
 
 def differences(seeds: Sequence[dict[str, Any]], pairs: Sequence[tuple[str, str]]) -> str:
@@ -88,12 +78,12 @@ def differences(seeds: Sequence[dict[str, Any]], pairs: Sequence[tuple[str, str]
     for better, worse in pairs:
         texts = []
         for _, metric, low, digits in SCORES:
-            centre, half = interval([score(s[better], metric, low) - score(s[worse], metric, low) for s in seeds])
-            noise = "" if abs(centre) > half else " (noise)"
-            texts.append(f"{centre:+.{digits}f} ± {half:.{digits}f}{noise}")
+            found = interval([score(s[better], metric, low) - score(s[worse], metric, low) for s in seeds])
+            noise = "" if found.clear else " (noise)"
+            texts.append(spread(found, digits, "+") + noise)
         rows.append([f"{better} - {worse}", *texts])
     return (
-        markdown(["paired difference", *(name for name, *_ in SCORES)], rows)
+        markdown_table(["paired difference", *(name for name, *_ in SCORES)], rows)
         + "\n\nMean of the differences within a seed ± half the 95 % interval; *noise* where the interval holds 0.\n\n"
     )
 
@@ -143,7 +133,7 @@ def times_as_fast(ratio: Sequence[float] | None) -> str:
 def without_empty(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table less the columns in which nothing was measured."""
     kept = [i for i in range(len(header)) if any(row[i] not in ("-", "") for row in rows)]
-    return markdown([header[i] for i in kept], [[row[i] for i in kept] for row in rows])
+    return markdown_table([header[i] for i in kept], [[row[i] for i in kept] for row in rows])
 
 
 def extra_memory(found: dict[str, int]) -> str:
@@ -201,7 +191,7 @@ def adaptive_conv(content: dict[str, Any]) -> str:
         if one.get("region") is not None and one["backend"] == "auto" and "training" in one
     ]
     header = ["hole only", "hole", "forward ms", "x own dense", "fwd + bwd ms", "x own dense", "x torchvision, dense"]
-    tables.append(markdown(header, rows))
+    tables.append(markdown_table(header, rows))
     notes = {
         f"{one['name']}: {one.get('unavailable') or one['note']}"
         for case in content["cases"]
@@ -255,11 +245,11 @@ def training_step(content: dict[str, Any]) -> str:
     ]
     options = content["options"]
     return (
-        markdown(["hole", "ms a step", "without fillers", "fillers' share", "hole cells, by level"], shares)
+        markdown_table(["hole", "ms a step", "without fillers", "fillers' share", "hole cells, by level"], shares)
         + "\n\n"
-        + markdown([f"step at {result['hole_ratio']:.0%} hole", "ms", "of the plain step"], steps)
+        + markdown_table([f"step at {result['hole_ratio']:.0%} hole", "ms", "of the plain step"], steps)
         + "\n\n"
-        + markdown(["largest costs of a step", "share", "ms"], costs)
+        + markdown_table(["largest costs of a step", "share", "ms"], costs)
         + f"\n\n`{content['command']}`; `{options['model']}`, {options['size']} px, batch {options['batch']}; "
         f"{machine(content['environment'])}; medians of {options['rounds']} rounds.\n"
     )
@@ -272,15 +262,13 @@ def protocols(content: dict[str, Any]) -> str:
     ]
     options = content["options"]
     return (
-        markdown(["protocol", "PSNR, dB", "SSIM"], rows)
+        markdown_table(["protocol", "PSNR, dB", "SSIM"], rows)
         + f"\n\n`{content['command']}`; {options['images']} images of {options['size']} px from the photographs inside "
         f"scikit-image, holes of 20-30 %; manifest {content['manifest'][:12]}; {machine(content['environment'])}.\n"
     )
 
 
 def ablation(content: dict[str, Any]) -> str:
-    from kdinpaint.ablation import report
-
     name = content["grid"]["name"]
     pictures = [
         f"![{what}](../images/{name}_{kind}.png)\n"
@@ -295,8 +283,6 @@ def ablation(content: dict[str, Any]) -> str:
 
 
 def ablation_brief(content: dict[str, Any]) -> str:
-    from kdinpaint.ablation.statistics import paired_difference
-
     reference, first = content["grid"]["reference"], content["grid"]["cells"][0]["settings"]
     rows = []
     for cell in content["grid"]["cells"]:
@@ -306,7 +292,7 @@ def ablation_brief(content: dict[str, Any]) -> str:
         change = "-" if name == reference else f"{found.mean:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"
         rows.append([name, f"{psnr:.2f}", change, f"{ssim:.4f}", f"{cell['parameters'] / 1e6:.2f} M"])
     return (
-        markdown(["", "PSNR, dB", f"less {reference} [95 % over seeds]", "SSIM", "parameters"], rows)
+        markdown_table(["", "PSNR, dB", f"less {reference} [95 % over seeds]", "SSIM", "parameters"], rows)
         + f"\n\n`{content['command'].partition(' --out')[0]}`: {len(content['seeds'])} paired seeds, "
         f"{first['data']['size']} px, {first['student']['optim']['steps']} steps, {len(content['ratio'])} held-out "
         f"pairs; {machine(content['environment'])}.\n"
@@ -325,7 +311,7 @@ def meta_cost(content: dict[str, Any]) -> str:
         for name, found in content["variants"].items()
     ]
     return (
-        markdown(["", "ms", "of the step", "peak MiB", "of the step"], rows)
+        markdown_table(["", "ms", "of the step", "peak MiB", "of the step"], rows)
         + f"\n\n`{content['command']}`; `{content['model']}`, {content['size']} px, batch {content['batch']}, hole of "
         f"{content['hole_ratio']:.0%}; {machine(content['environment'])}.\n"
     )

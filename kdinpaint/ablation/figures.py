@@ -10,7 +10,7 @@ import numpy as np
 from kdinpaint._core.errors import ConfigError, DataError
 from kdinpaint._core.files import atomic_path
 from kdinpaint._core.optional import require
-from kdinpaint.ablation.statistics import Interval, effects, paired_difference
+from kdinpaint.ablation.statistics import Interval, effects, hole_bins, paired_difference
 from kdinpaint.ablation.values import near
 
 __all__ = ["draw_figures"]
@@ -142,8 +142,7 @@ def _holes(
     metric: str,
 ) -> bool:
     """The paired difference by hole ratio, with intervals over seeds."""
-    first = next(run for cell in content["results"].values() for run in cell.values())
-    bins = [(row["low"], row["high"]) for row in first["bins"] if row["count"]]
+    bins = hole_bins(content)
     for number, name in enumerate(others):
         found = [paired_difference(content, {name: 1.0, reference: -1.0}, metric, hole).seeds for hole in bins]
         places = np.arange(len(bins)) + 0.6 * (number + 0.5) / len(others) - 0.3

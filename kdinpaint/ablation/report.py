@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from kdinpaint._core.errors import ConfigError, DataError
-from kdinpaint.ablation.statistics import Difference, Interval, contrast, effects, paired_difference
+from kdinpaint._core.markdown import markdown_table
+from kdinpaint.ablation.statistics import Difference, Interval, contrast, effects, hole_bins, paired_difference
 from kdinpaint.ablation.values import near
 
 __all__ = ["report"]
@@ -56,11 +57,6 @@ def report(content: Mapping[str, Any], *, reference: str | None = None, digits: 
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---", *["--:"] * (len(header) - 1)], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
 def _scores(content: Mapping[str, Any], names: Sequence[str], digits: int) -> str:
     """Mean over seeds and pairs, and the deviation over seeds."""
     sizes = {cell["name"]: cell["parameters"] for cell in content["grid"]["cells"]}
@@ -75,7 +71,7 @@ def _scores(content: Mapping[str, Any], names: Sequence[str], digits: int) -> st
         seconds = np.mean([run["train_seconds"] for run in runs])
         rows.append([name, *texts, f"{sizes[name] / 1e6:.3f} M", f"{runs[0]['gmac']:.3f}", f"{seconds:.0f}"])
     header = ["cell", *(title for title, _ in _METRICS.values()), "parameters", "GMAC", "training, s"]
-    return _markdown(header, rows) + "\n\nMean ± deviation over seeds."
+    return markdown_table(header, rows) + "\n\nMean ± deviation over seeds."
 
 
 def _differences(content: Mapping[str, Any], names: Sequence[str], reference: str, digits: int) -> str:
@@ -93,7 +89,7 @@ def _contrasts(content: Mapping[str, Any], title: str, rows: Mapping[str, Mappin
             cells += ["-", "-"] if found is None else _both(found, _METRICS[metric][1] - 2 + digits)
         texts.append(cells)
     header = [title, *(t for metric in ("psnr", "ssim") for t in (f"{_METRICS[metric][0]}, seeds", "photos"))]
-    return _markdown(header, texts)
+    return markdown_table(header, texts)
 
 
 def _try(
@@ -119,13 +115,8 @@ def _range(value: Interval, digits: int) -> str:
     return "(one)" if value.low is None else f"[{value.low:+.{digits}f}, {value.high:+.{digits}f}]"
 
 
-def _bins(content: Mapping[str, Any]) -> list[tuple[float, float]]:
-    first = next(run for cell in content["results"].values() for run in cell.values())
-    return [(row["low"], row["high"]) for row in first["bins"] if row["count"]]
-
-
 def _by_hole(content: Mapping[str, Any], names: Sequence[str], reference: str, digits: int) -> str:
-    bins = _bins(content)
+    bins = hole_bins(content)
     rows = []
     for name in names:
         if name == reference:
@@ -133,7 +124,7 @@ def _by_hole(content: Mapping[str, Any], names: Sequence[str], reference: str, d
         found = [_try(content, {name: 1.0, reference: -1.0}, "psnr", hole) for hole in bins]
         rows.append([name, *("-" if f is None else _signed(f.seeds, digits) for f in found)])
     header = ["PSNR by hole ratio, dB", *(f"{100 * low:g}-{100 * high:g} %" for low, high in bins)]
-    return _markdown(header, rows) + "\n\nDifferences with their intervals over seeds." if rows else ""
+    return markdown_table(header, rows) + "\n\nDifferences with their intervals over seeds." if rows else ""
 
 
 def _effects(content: Mapping[str, Any], digits: int) -> str:
@@ -170,7 +161,7 @@ def _mechanism(content: Mapping[str, Any], names: Sequence[str]) -> str:
         "kernel spread",
     ]
     return (
-        _markdown(header, rows) + "\n\nHole gap: 0 equals the teacher, 1 knows no more than each channel's mean. "
+        markdown_table(header, rows) + "\n\nHole gap: 0 equals the teacher, 1 knows no more than each channel's mean. "
         "Mask probe: 0.5 if no linear probe sees the hole, 1 if it is plain to see."
     )
 

@@ -13,7 +13,7 @@ from kdinpaint._core.errors import ConfigError, DataError
 from kdinpaint._core.optional import require
 from kdinpaint.ablation.values import near
 
-__all__ = ["Difference", "Interval", "contrast", "effects", "interval", "paired_difference"]
+__all__ = ["Difference", "Interval", "contrast", "effects", "hole_bins", "interval", "paired_difference"]
 
 Values = NDArray[np.float64]
 
@@ -86,6 +86,12 @@ def interval(values: Sequence[float] | Values, groups: Sequence[Any] | None = No
     error = math.sqrt(float((sums**2).sum()) * count / (count - 1)) / x.size
     half = float(require("scipy.stats", extra="train").t.ppf(0.975, count - 1)) * error
     return Interval(mean, mean - half, mean + half)
+
+
+def hole_bins(content: Mapping[str, Any]) -> list[tuple[float, float]]:
+    """The bins of the hole ratio, (low, high), that hold pairs."""
+    first = next(run for cell in content["results"].values() for run in cell.values())
+    return [(row["low"], row["high"]) for row in first["bins"] if row["count"]]
 
 
 def contrast(

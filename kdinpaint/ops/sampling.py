@@ -74,18 +74,22 @@ class Frame:
 
     def pixels(self, rows: Tensor) -> Tensor:
         """The pixels among framed rows (count, C), as a view (B, H, W, C)."""
-        lines = rows[2 * self.step : 2 * self.step + self.batch * self.image]
-        return lines.view(self.batch, self.height + 2, self.step, -1)[:, : self.height, 2:]
+        return self._lines(rows)[:, : self.height, 2:]
 
     def rows(self, pixels: Tensor) -> Tensor:
         """Framed rows (count, C) of pixels (B, H, W, C); differentiable."""
         rows = pixels.new_empty(self.count, pixels.shape[-1])
-        start, stop = 2 * self.step, 2 * self.step + self.batch * self.image
-        lines = rows[start:stop].view(self.batch, self.height + 2, self.step, -1)
-        for zeros in (rows[:start], lines[:, : self.height, :2], lines[:, self.height :], rows[stop:]):
+        lines, start = self._lines(rows), 2 * self.step
+        ends = rows[:start], rows[start + self.batch * self.image :]
+        for zeros in (*ends, lines[:, : self.height, :2], lines[:, self.height :]):
             zeros.zero_()
         self.pixels(rows).copy_(pixels)
         return rows
+
+    def _lines(self, rows: Tensor) -> Tensor:
+        """The lines of all images, with the two of zeros after each image's, as a view (B, H + 2, W + 2, C)."""
+        lines = rows[2 * self.step : 2 * self.step + self.batch * self.image]
+        return lines.view(self.batch, self.height + 2, self.step, -1)
 
 
 def pixels_last(planes: Tensor) -> Tensor:
