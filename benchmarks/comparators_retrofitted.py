@@ -35,7 +35,7 @@ class Config(Options):
     """What is run."""
 
     methods: tuple[str, ...] = MODELS
-    cross: float = 0.1
+    cross: float = 0.01
     """Weight of cross distillation."""
     self_distill: float = 0.01
     """Weight of self distillation."""

@@ -116,7 +116,7 @@ def _factorial() -> tuple[Cell, ...]:
         overrides |= {} if on["filler"] else {"model.filler": "none"}
         overrides |= {} if on["cross"] else {CROSS: 0.0}
         overrides |= {} if on["self"] else {SELF: 0.0}
-        name = " + ".join(part for part in ("filler", "cross", "self") if on[part]) or "none"
+        name = " ".join(f"+{part}" for part in ("filler", "cross", "self") if on[part]) or "plain"
         cells.append(Cell(name, overrides, factors=on))
     return tuple(cells)
 
@@ -126,7 +126,7 @@ _PARTS = (
     Cell("+filler", _without("model.filler")),
     Cell("+cross", _without(CROSS)),
     Cell("+self", _without(SELF)),
-    Cell("filler, cross, self", {"model.attention": None}),
+    Cell("+filler +cross +self", {"model.attention": None}),
     Cell("all", {}),
 )
 _FILLED = {"model.attention": None, **_OFF}
@@ -164,17 +164,18 @@ _TEACHER = tuple(
     for distilled in (False, True)
 )
 _DISTILL = "student.distill."
+_STRONG = {CROSS: 0.1}
 _FORMS = (
     Cell("no cross", {CROSS: 0.0}),
-    Cell("0.1, as printed", {}),
     Cell("0.01", {CROSS: 0.01}),
-    Cell("near the rim", {_DISTILL + "rim": 1.0}),
-    Cell("coarse content", {_DISTILL + "low_pass": 4}),
-    Cell("cosine", {_DISTILL + "distance": "cosine"}),
-    Cell("heteroscedastic", {_DISTILL + "distance": "heteroscedastic"}),
-    Cell("everywhere first", {_DISTILL + "everywhere_first": 0.3}),
-    Cell("projected", {_DISTILL + "balance": "project"}),
-    Cell("off for the last half", {_DISTILL + "off_last": 0.5}),
+    Cell("0.1", _STRONG),
+    Cell("near the rim", {**_STRONG, _DISTILL + "rim": 1.0}),
+    Cell("coarse content", {**_STRONG, _DISTILL + "low_pass": 4}),
+    Cell("cosine", {**_STRONG, _DISTILL + "distance": "cosine"}),
+    Cell("heteroscedastic", {**_STRONG, _DISTILL + "distance": "heteroscedastic"}),
+    Cell("everywhere first", {**_STRONG, _DISTILL + "everywhere_first": 0.3}),
+    Cell("projected", {**_STRONG, _DISTILL + "balance": "project"}),
+    Cell("off for the last half", {**_STRONG, _DISTILL + "off_last": 0.5}),
 )
 _INIT = tuple(
     Cell(name, {**overrides, "student.init": init})
@@ -187,7 +188,7 @@ GRIDS: Mapping[str, Grid] = MappingProxyType(
         grid.name: grid
         for grid in (
             Grid("parts", _PARTS, "plain", "What does each part of the method add to the plain network?"),
-            Grid("factorial", _factorial(), "none", "Cross x self distillation x filler: effects and interactions."),
+            Grid("factorial", _factorial(), "plain", "Cross x self distillation x filler: effects and interactions."),
             Grid("capacity", _CAPACITY, "filler", "Is the filler's gain more than its parameters?"),
             Grid("adaptive_conv", _ADAPTIVE, "plain 3x3", "Which half of the adaptive convolution matters?"),
             Grid("importance", _IMPORTANCE, "uniform", "Do learned channel weights matter?"),

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from kdinpaint._core.checks import check_choice, check_mask
 from kdinpaint._core.errors import ConfigError, ShapeError
-from kdinpaint.distill.channelwise import ChannelDistillLoss, DistanceReduction, DistanceScale
+from kdinpaint.distill.cells import Region
+from kdinpaint.distill.channelwise import ChannelDistillLoss, Distance, DistanceReduction, DistanceScale
 from kdinpaint.distill.cross import CrossDistillLoss
 from kdinpaint.distill.importance import ImportancePool
 from kdinpaint.distill.meta import MetaLearner
@@ -21,7 +22,7 @@ from kdinpaint.retrofitting.inspecting import Inspection
 from kdinpaint.retrofitting.plan import RetrofitPlan
 from kdinpaint.retrofitting.probe import untouched
 from kdinpaint.retrofitting.report import Level, RetrofitReport
-from kdinpaint.retrofitting.student import OwnArguments, levels_of
+from kdinpaint.retrofitting.student import OwnArguments, keep_student, leave_out_student, levels_of
 from kdinpaint.retrofitting.taps import Repeats, Select, Taps, bare
 
 __all__ = ["Distiller", "ImportanceKind"]
@@ -61,6 +62,10 @@ class Distiller(nn.Module):
         floor: See `TransferImportancePredictor`.
         temperature: See `TransferImportancePredictor`.
         pool: See `TransferImportancePredictor`.
+        distance: See `CrossDistillLoss`; as the next three, of cross distillation alone.
+        region: See `CrossDistillLoss`.
+        rim: See `CrossDistillLoss`.
+        low_pass: See `CrossDistillLoss`.
         teacher_channels: Channels of the teacher's features, for teachers without an attribute
             `feature_channels`; those of the student by default.
         select: Where the feature is in what a stage returns, see `Taps`; what the plan says by default.
@@ -93,7 +98,7 @@ class Distiller(nn.Module):
         teacher: nn.Module | None,
         plan: RetrofitPlan | RetrofitReport | Inspection | Sequence[Level],
         *,
-        cross: float = 0.1,
+        cross: float = 0.01,
         self_distill: float = 0.01,
         self_ramp: int = 0,
         importance: ImportanceKind = "meta",
@@ -104,6 +109,10 @@ class Distiller(nn.Module):
         floor: float = 0.1,
         temperature: float = 1.0,
         pool: ImportancePool = "all",
+        distance: Distance = "mse",
+        region: Region = "hole",
+        rim: float | None = None,
+        low_pass: int = 1,
         teacher_channels: Sequence[int] | None = None,
         select: Mapping[str, Select] | None = None,
         repeats: Repeats = "last",
@@ -150,7 +159,8 @@ class Distiller(nn.Module):
                 self.aligners.append(
                     nn.Identity() if same else nn.Conv2d(mine, their, 1, device=where.device, dtype=where.dtype)
                 )
-            self.cross = CrossDistillLoss(theirs, **options)
+            form: dict[str, Any] = {"distance": distance, "region": region, "rim": rim, "low_pass": low_pass}
+            self.cross = CrossDistillLoss(theirs, **form, **options)
         self.self_distill: SelfDistillLoss | None = None
         if wanted[1]:
             steps = [step_between(a, b) for a, b in pairwise(levels)]
@@ -165,8 +175,8 @@ class Distiller(nn.Module):
         self.arguments = OwnArguments(bare(student))
         # Last, so that a student is left alone by a construction that fails.
         self.taps = Taps(student, levels, select=select, repeats=repeats)
-        self.register_state_dict_post_hook(_leave_out_student)  # type: ignore[no-untyped-call]
-        self.register_load_state_dict_pre_hook(_keep_student)  # type: ignore[no-untyped-call]
+        self.register_state_dict_post_hook(leave_out_student)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(keep_student)  # type: ignore[no-untyped-call]
 
     def forward(
         self,
@@ -383,15 +393,3 @@ class Distiller(nn.Module):
                 for f, d, step in zip(features[:-1], deeper, self.steps, strict=True)
             ]
             yield "self", own, deeper, lambda: own.distances([*fitted, features[-1]], mask, targets=deeper)
-
-
-def _leave_out_student(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:  # noqa: ANN401
-    for name in [name for name in state if name.startswith(f"{prefix}student.")]:
-        del state[name]
-
-
-def _keep_student(module: nn.Module, state: dict[str, Any], prefix: str, *rest: Any) -> None:  # noqa: ANN401
-    """States without the student's part are complete: what is missing is what the student has."""
-    student = module.get_submodule("student")
-    for name, value in student.state_dict().items():
-        state.setdefault(f"{prefix}student.{name}", value)

@@ -1,4 +1,4 @@
-"""What Distiller needs to know of a student: its levels, and which of its arguments have the names of ours."""
+"""What Distiller needs to know of a student: its levels, its own arguments and state among those of ours."""
 
 import inspect
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from kdinpaint.retrofitting.plan import RetrofitPlan
 from kdinpaint.retrofitting.report import Level, RetrofitReport
 from kdinpaint.retrofitting.wrappers import FilledStage
 
-__all__ = ["OwnArguments", "levels_of"]
+__all__ = ["OwnArguments", "keep_student", "leave_out_student", "levels_of"]
 
 
 def levels_of(student: nn.Module, plan: RetrofitPlan | RetrofitReport | Inspection | Sequence[Level]) -> list[Level]:
@@ -89,3 +89,16 @@ class OwnArguments:
                 f"as student_kwargs={{{name!r}: ...}}; the Distiller's own {name} is not handed on."
             )
         return given
+
+
+def leave_out_student(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:  # noqa: ANN401
+    """Hook after `state_dict`: a Distiller's state has no trace of its student."""
+    for name in [name for name in state if name.startswith(f"{prefix}student.")]:
+        del state[name]
+
+
+def keep_student(module: nn.Module, state: dict[str, Any], prefix: str, *rest: Any) -> None:  # noqa: ANN401
+    """States without the student's part are complete: what is missing is what the student has."""
+    student = module.get_submodule("student")
+    for name, value in student.state_dict().items():
+        state.setdefault(f"{prefix}student.{name}", value)

@@ -90,7 +90,7 @@ class LossConfig:
 class DistillConfig:
     """Supervision of the student's encoder."""
 
-    cross: float = 0.1
+    cross: float = 0.01
     """Weight of cross distillation (Eq. 1); 0 switches it off."""
     self_distill: float = 0.1
     """Weight of self distillation (Eq. 2); 0 switches it off."""

@@ -92,7 +92,7 @@ def test_a_grid_from_a_file(tmp_path: Path) -> None:
         ["off", "strong", "small, plain"],
     )
     found = grid.resolve(BASE)
-    assert [one.student.distill.cross for one in found.values()] == [0.0, 0.5, 0.1]
+    assert [one.student.distill.cross for one in found.values()] == [0.0, 0.5, 0.01]
     assert found["small, plain"].options == {"filler": "none"}
 
 

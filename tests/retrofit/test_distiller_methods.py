@@ -1,4 +1,4 @@
-"""Distiller.meta_step with methods that evaluate the task themselves."""
+"""Distiller with other forms of the loss, and with methods of the meta-learner that evaluate the task themselves."""
 
 import pytest
 import torch
@@ -29,3 +29,13 @@ def test_meta_step_by_evaluating_the_task(method):
     assert torch.equal(torch.get_rng_state(), random)
     assert all(p.grad is None for p in guide.parameters())
     assert all(bool(p.any()) and not p.requires_grad for p in guide.predictors())
+
+
+def test_the_form_of_cross_distillation():
+    x, truth, mask = batch()
+    student, teacher = Student(), AutoEncoder.for_levels(LEVELS)
+    form = {"distance": "smooth_l1", "region": "all", "rim": 2.0, "low_pass": 2}
+    guide, plain = (Distiller(student, teacher, LEVELS, **options) for options in (form, {}))
+    assert {name: getattr(guide.cross, name) for name in form} == form
+    found, usual = (one(x, image=truth, mask=mask)[1]["cross"] for one in (guide, plain))
+    assert not torch.equal(found, usual)
