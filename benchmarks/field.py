@@ -19,6 +19,7 @@ import torch
 from field_options import Budget, Options, vgg_name
 from torch import Tensor, nn
 
+from kdinpaint._core.command_line import command_line
 from kdinpaint._core.files import write_text
 from kdinpaint.ablation.measuring import EvaluationPairs, score
 from kdinpaint.benchmark.timing import interleave
@@ -273,12 +274,11 @@ def compare(bench: Bench, methods: Sequence[Method]) -> int:
 def write(bench: Bench, budgets: dict[str, Any]) -> None:
     """The result file."""
     options = bench.options
-    where = ("photos", "held_out", "masks", "work", "minutes", "device", "checkpoint_every")
-    config = {k: v for k, v in asdict(options).items() if k not in where}
-    masks = "" if options.masks is None else "--masks DIR "
+    pieces = ("work", "minutes", "checkpoint_every")
+    config = {k: v for k, v in asdict(options).items() if k not in ("photos", "held_out", "masks", "device", *pieces)}
     images = [entry.image for entry in bench.manifest.entries]
     content = {
-        "command": f"python benchmarks/{bench.script}.py --photos DIR --held-out DIR {masks}--name {options.name}",
+        "command": command_line(f"python benchmarks/{bench.script}.py", options, leave_out=pieces),
         "config": {**config, "vgg": vgg_name(options)},
         "photos": bench.photos,
         "held_out": bench.held_out,

@@ -93,7 +93,7 @@ def train_student(autoencoder: nn.Module, options) -> nn.Module:
         task = 6 * masked_channel_mean(error, mask).mean() + masked_channel_mean(error, 1 - mask).mean()
         due = meta.due(step)
         direction = torch.autograd.grad(task, encoder, retain_graph=True, allow_unused=True) if due else ()
-        (task + 0.1 * cross(features, target, mask) + 0.1 * own(features, mask)).backward()
+        (task + 0.01 * cross(features, target, mask) + 0.1 * own(features, mask)).backward()
         if due:  # channels gain weight if imitating them lowers the task loss
             deeper = [feature.detach() for feature in features[1:]]
 

@@ -177,6 +177,21 @@ _FORMS = (
     Cell("projected", {**_STRONG, _DISTILL + "balance": "project"}),
     Cell("off for the last half", {**_STRONG, _DISTILL + "off_last": 0.5}),
 )
+_WHERE = (
+    Cell("no cross", {CROSS: 0.0}),
+    *(Cell(region, {**_STRONG, _DISTILL + "region": region}) for region in ("hole", "known", "all")),
+)
+_SELF = (
+    Cell("no self", {SELF: 0.0}),
+    Cell("self", {}),
+    Cell("from the start", {_DISTILL + "self_ramp": 0.0}),
+    Cell("pulls both levels", {_DISTILL + "detach_target": False}),
+)
+_DECODER = (
+    Cell("no attention", {"model.attention": None}),
+    *(Cell(fusion, {"model.attention": fusion}) for fusion in ("attention", "local", "sum", "concat", "fuse")),
+    Cell("fuse, attention transfer", {"teacher.attention": True, _DISTILL + "attention_transfer": 0.1}),
+)
 _INIT = tuple(
     Cell(name, {**overrides, "student.init": init})
     for init, end in (("teacher", ""), ("scratch", ", scratch"))
@@ -196,6 +211,9 @@ GRIDS: Mapping[str, Grid] = MappingProxyType(
                 "init", _INIT, "plain", "Does the start from the teacher's encoder matter, with and without the method?"
             ),
             Grid("forms", _FORMS, "no cross", "Which form of cross distillation pays?"),
+            Grid("where", _WHERE, "no cross", "Which cells should cross distillation compare?"),
+            Grid("self", _SELF, "no self", "Which form of self distillation pays?"),
+            Grid("decoder", _DECODER, "no attention", "What do attention and its fusion bring to the decoder?"),
             Grid("teacher", _TEACHER, "trained teacher", "Does it matter what the teacher knows?"),
         )
     }

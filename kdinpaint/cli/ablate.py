@@ -1,8 +1,6 @@
 """`kdinpaint ablate GRID` and `kdinpaint ablate-report RESULT`: what each part of the method is worth."""
 
-import dataclasses
 import json
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from kdinpaint._core.command_line import command_line
 from kdinpaint._core.errors import ConfigError, DataError
 from kdinpaint._core.files import make_folder, write_text
 from kdinpaint.ablation import AblationPlan, CellSettings, change, load_grid, report, run_ablation
@@ -28,7 +27,8 @@ class AblateConfig:
     """
 
     grid: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="GRID")]
-    """parts, factorial, capacity, adaptive_conv, importance, forms, init, teacher, or a .toml file."""
+    """parts, factorial, capacity, adaptive_conv, importance, forms, where, self, decoder, teacher, init, or a .toml
+    file."""
     out: Path
     """The result file (JSON)."""
     photos: Path | None = None
@@ -164,7 +164,9 @@ def run_grid(config: AblateConfig) -> dict[str, Any]:
         eval_every=config.eval_every,
         eval_pairs=config.eval_pairs,
     )
-    content = {"command": _command_line(config), **run_ablation(plan)}
+    name = Path(config.grid).name if config.grid.endswith(".toml") else config.grid
+    line = command_line(f"kdinpaint ablate {name}", config, leave_out=("grid", "out", "work", "jobs"))
+    content = {"command": f"{line} --out {config.out.name}", **run_ablation(plan)}
     write_result(content, config.out)
     return content
 
@@ -193,18 +195,3 @@ def _base(config: AblateConfig) -> CellSettings:
             f"{settings.data.size}; expected at least 1 step and 16 pixels."
         )
     return replace(settings)
-
-
-def _command_line(config: AblateConfig) -> str:
-    """The command that gives these results; folders stand as DIR, for their places mean nothing elsewhere."""
-    words = ["kdinpaint", "ablate", config.grid if not config.grid.endswith(".toml") else Path(config.grid).name]
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if field.name in ("grid", "out", "work", "jobs") or value == field.default:
-            continue
-        words.append("--" + field.name.replace("_", "-"))
-        if isinstance(value, Path):
-            words.append("FILE" if field.name == "manifest" else "DIR")
-        else:
-            words += [shlex.quote(str(part)) for part in (value if isinstance(value, tuple) else (value,))]
-    return " ".join([*words, "--out", config.out.name])

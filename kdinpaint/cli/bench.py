@@ -13,6 +13,7 @@ import torch
 import tyro
 
 from kdinpaint._core.checks import check_choice
+from kdinpaint._core.command_line import command_line
 from kdinpaint._core.errors import ConfigError, KDInpaintError
 from kdinpaint._core.files import make_folder, write_text
 from kdinpaint.benchmark import runtimes
@@ -183,7 +184,7 @@ def _session(
             torch.set_float32_matmul_precision("high")
         options = {k: v for k, v in dataclasses.asdict(config).items() if k != "out"}
         content: dict[str, Any] = {
-            "command": _command_line(name, config),
+            "command": command_line(f"kdinpaint bench {name}", config, leave_out=("out",)),
             "options": options,
             "device": device.type,
             "environment": environment(),
@@ -209,18 +210,6 @@ def _device(name: str | None) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device is {name!r} and PyTorch sees no GPU; use --device cpu.")
     return device
-
-
-def _command_line(name: str, config: AdaptiveConvConfig | TrainingStepConfig) -> str:
-    """The command that gives these results: options that differ from the defaults, but for the file."""
-    words = ["kdinpaint", "bench", name]
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if field.name != "out" and value != field.default:
-            words.append("--" + field.name.replace("_", "-"))
-            if value is not True:
-                words += [str(part) for part in value] if isinstance(value, tuple) else [str(value)]
-    return " ".join(words)
 
 
 class _Progress:

@@ -104,7 +104,7 @@ def test_the_feature_picture(finished: tuple[dict, Path], photos: list[Path], tm
 def test_other_settings_are_refused_in_the_same_folder(finished: tuple[dict, Path], photos: list[Path]) -> None:
     _, work = finished
     other = plan(photos, work)
-    with pytest.raises(ConfigError, match=r"cross was 0\.1, now 0\.3"):
+    with pytest.raises(ConfigError, match=r"cross was 0\.01, now 0\.3"):
         run_ablation(replace(other, base=change(other.base, CROSS, 0.3)))
 
 
