@@ -17,6 +17,7 @@ import torch
 import tyro
 
 from kdinpaint import AutoEncoder, InpaintingNet, create_model
+from kdinpaint._core.command_line import command_line
 from kdinpaint.data import demo_photos, list_images
 from kdinpaint.training import DataConfig, DistillConfig, OptimConfig, Run, RuntimeConfig, StudentConfig
 from kdinpaint.training.environment import environment
@@ -41,6 +42,8 @@ class Config:
     lr: float = 1e-3
     teacher_steps: int = 1000
     student_steps: int = 1500
+    cross: float = 0.01
+    """Weight of cross distillation."""
     per_bin: int = 50
     min_window: float = 0.2
     """Smallest training window, as a share of a photo's shorter side."""
@@ -50,12 +53,15 @@ class Config:
     """Where the runs go."""
 
 
-CELLS: dict[str, tuple[str, StudentConfig]] = {
-    "plain": ("kdinpaint_tiny_plain", StudentConfig(distill=OFF)),
-    "distilled": ("kdinpaint_tiny", StudentConfig()),
-    "plain, scratch": ("kdinpaint_tiny_plain", StudentConfig(distill=OFF, init="scratch")),
-    "distilled, scratch": ("kdinpaint_tiny", StudentConfig(init="scratch")),
-}
+def cells(config: Config) -> dict[str, tuple[str, StudentConfig]]:
+    """Model and training of every cell, by its name."""
+    distill = DistillConfig(cross=config.cross)
+    return {
+        "plain": ("kdinpaint_tiny_plain", StudentConfig(distill=OFF)),
+        "distilled": ("kdinpaint_tiny", StudentConfig(distill=distill)),
+        "plain, scratch": ("kdinpaint_tiny_plain", StudentConfig(distill=OFF, init="scratch")),
+        "distilled, scratch": ("kdinpaint_tiny", StudentConfig(distill=distill, init="scratch")),
+    }
 
 
 def one_seed(config: Config, seed: int) -> dict[str, Any]:
@@ -81,7 +87,7 @@ def one_seed(config: Config, seed: int) -> dict[str, Any]:
     teacher = cast(AutoEncoder, create_model("autoencoder_tiny"))
     teacher = run.train_teacher(teacher, replace(optim, steps=config.teacher_steps))
     trained = {}
-    for name, (model, student) in CELLS.items():
+    for name, (model, student) in cells(config).items():
         torch.manual_seed(seed)
         shared = create_model("kdinpaint_tiny").state_dict()
         net = cast(InpaintingNet, create_model(model))
@@ -95,8 +101,7 @@ def main(config: Config) -> None:
     began = time.time()
     runs = [one_seed(config, seed) for seed in config.seeds]
     content = {
-        "command": f"python benchmarks/plain_vs_distilled.py --name {config.name}"
-        + ("" if config.photos is None else " --photos DIR --held-out DIR"),
+        "command": command_line("python benchmarks/plain_vs_distilled.py", config, leave_out=("work",)),
         "config": {k: v for k, v in asdict(config).items() if k not in ("photos", "held_out", "work")},
         "photos": "inside scikit-image" if config.photos is None else f"in DIR: {len(list_images(config.photos))}",
         "environment": environment(),

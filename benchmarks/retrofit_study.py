@@ -26,6 +26,7 @@ from torchvision.models.segmentation import lraspp_mobilenet_v3_large
 from tqdm import tqdm
 
 import kdinpaint
+from kdinpaint._core.command_line import command_line
 from kdinpaint._core.files import write_text
 from kdinpaint.data import (
     MaskFolder,
@@ -63,6 +64,8 @@ class Config:
     """Of Adam; a cosine takes it to 0."""
     steps: int = 400
     """Of every network and of the teachers."""
+    cross: float = 0.01
+    """Weight of cross distillation."""
     per_bin: int = 50
     work: Path = Path("runs/retrofit_study")
     """Where finished copies go."""
@@ -234,7 +237,7 @@ def one_host(
                 teacher = kdinpaint.AutoEncoder.for_levels(report.levels)
                 train_teacher(teacher, config, batches)
                 began = time.time()
-                guide = kdinpaint.Distiller(net, teacher, plan, self_ramp=config.steps // 5)
+                guide = kdinpaint.Distiller(net, teacher, plan, cross=config.cross, self_ramp=config.steps // 5)
                 train_guided(guide, net, config, batches, f"{name} {seed} {arm}")
             else:
                 train(net, config, batches, f"{name} {seed} {arm}")
@@ -273,8 +276,7 @@ def main(config: Config) -> None:
             for arm in arms.values():
                 arm["psnr"] = [round(record["psnr"], 3) for record in arm.pop("records")]
     content = {
-        "command": f"python benchmarks/retrofit_study.py --photos DIR --held-out DIR "
-        f"{'' if config.masks is None else '--masks DIR '}--name {config.name}",
+        "command": command_line("python benchmarks/retrofit_study.py", config, leave_out=("work",)),
         "config": {k: v for k, v in asdict(config).items() if k not in ("photos", "held_out", "masks", "work")},
         "photos": len(photos),
         "held_out": len(held_out),

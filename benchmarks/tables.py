@@ -299,6 +299,21 @@ def ablation_brief(content: dict[str, Any]) -> str:
     )
 
 
+def oracle_features(content: dict[str, Any]) -> str:
+    variants = list(next(iter(next(iter(content["cells"].values())).values())))
+    rows = []
+    for cell, seeds in content["cells"].items():
+        texts = [f"{mean(one['alone'] for one in seeds.values()):.2f}"]
+        texts += [spread(interval([s[v] - s["alone"] for s in seeds.values()]), 2, "+") for v in variants[1:]]
+        rows.append([cell, *texts])
+    levels = [f"level {int(v) + 1}" if v.isdigit() else f"{v} levels" for v in variants[1:]]
+    return (
+        markdown_table(["told the truth at", "nothing, dB", *levels], rows)
+        + f"\n\n`{content['command']}`: gains ± half their 95 % interval over seeds, {content['pairs']} pairs; "
+        f"{machine(content['environment'])}.\n"
+    )
+
+
 def meta_cost(content: dict[str, Any]) -> str:
     rows = [
         [
@@ -329,6 +344,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "training_step_cpu": ("speed.md", training_step),
     "training_step_gpu": ("speed.md", training_step),
     "protocols": ("../use/compare.md", protocols),
+    "oracle_features_forms": ("what_helps.md", oracle_features),
     "table1_small_cpu": ("comparison.md", table1_small),
     "table1_small_gpu": ("comparison.md", table1_small),
     "comparators_retrofitted_cpu": ("comparison.md", comparators_retrofitted),

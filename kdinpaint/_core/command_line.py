@@ -31,6 +31,6 @@ def _option(name: str, value: Any) -> list[str]:  # noqa: ANN401 - any field of 
     if isinstance(value, bool):
         return [f"--{name}" if value else f"--no-{name}"]
     if isinstance(value, Path):
-        return [f"--{name}", "FILE" if value.suffix else "DIR"]
+        return [f"--{name}", "FILE" if value.suffix and not value.is_dir() else "DIR"]
     parts = value if isinstance(value, tuple) else (value,)
     return [f"--{name}", *(shlex.quote(str(part)) for part in parts)]

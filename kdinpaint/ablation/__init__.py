@@ -1,6 +1,7 @@
 """Ablations: grids of small typed variations, trained in pairs, measured on one frozen list, told with intervals."""
 
 from kdinpaint.ablation.grids import GRIDS, Cell, Grid, load_grid
+from kdinpaint.ablation.oracle import OracleNet
 from kdinpaint.ablation.report import report
 from kdinpaint.ablation.run import AblationPlan, run_ablation
 from kdinpaint.ablation.settings import CellSettings, TeacherSettings, change
@@ -14,6 +15,7 @@ __all__ = [
     "Difference",
     "Grid",
     "Interval",
+    "OracleNet",
     "TeacherSettings",
     "change",
     "contrast",
