@@ -43,7 +43,7 @@ BATCH = 1 if DRY else 6
 SHAPES = [(4, 6)] if DRY else [(64, 128), (128, 64), (256, 32)]  # channels, in and out; height and width
 SPREADS = (1.0,) if DRY else (0.0, 1.0, 4.0, 16.0)
 GEOMETRY = Geometry.make(3, 1, 1)
-NAMES = ("value", "input", "weight", "offset", "kernel")
+NAMES = ("value", "input", "weight", "offset", "kernel", "bias")
 TOLERANCE = {
     ("float32", "ieee"): 1e-5,
     ("float32", "tf32x3"): 1e-5,
@@ -64,7 +64,7 @@ CANDIDATES: dict[str, list[tuple[int, int, int, int, int]]] = {
     "weight": [(64, 64, 0, 4, 1), (64, 64, 0, 8, 1), (64, 64, 128, 8, 1), (64, 128, 128, 8, 1), (128, 64, 128, 8, 1)],
 }  # fmt: skip
 PROGRAMS = (132, 264, 528)
-WANTED = {"data": (True, False, True, True), "weight": (False, True, False, False), "all": (True,) * 4}
+WANTED = {"data": (True, False, True, True), "weight": (False, True, False, False)}
 
 
 class Report:
@@ -151,18 +151,18 @@ def holes(batch: int, size: tuple[int, int], share: float) -> Tensor:
 
 
 def against_float64(tensors: Any, region: Tensor | None) -> list[Tensor]:
-    *leaves, bias, grad = (t.double() for t in tensors)
+    *leaves, grad = (t.double() for t in tensors)
     leaves = [t.requires_grad_() for t in leaves]
-    value = adaptive_conv2d_reference(*leaves, bias, GEOMETRY)
+    value = adaptive_conv2d_reference(*leaves, GEOMETRY)
     value = value if region is None else torch.where(region, value, 0.0)
     return [value.detach(), *torch.autograd.grad(value, leaves, grad)]
 
 
-def direct(tensors: Any, region: Tensor | None, wanted: Any = WANTED["all"]) -> list[Tensor | None]:
+def direct(tensors: Any, region: Tensor | None) -> list[Tensor | None]:
     """Forward and backward without autograd around them."""
     image, weight, offset, scale, bias, grad = tensors
     value = fused.forward(image, weight, offset, scale, bias, region, GEOMETRY)
-    return [value, *fused.backward(grad, image, weight, offset, scale, region, GEOMETRY, wanted)]
+    return [value, *fused.backward(grad, image, weight, offset, scale, region, GEOMETRY, (True,) * 5)]
 
 
 def errors(found: list[Tensor | None], expected: list[Tensor]) -> dict[str, float]:

@@ -38,6 +38,15 @@ def test_kernels_compile_without_a_gpu(tmp_path):
     assert done.stdout.count("wgmma") >= 12
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="Triton exists for Linux only")
+def test_the_check_for_a_gpu_runs_where_there_is_none():
+    command = [sys.executable, str(CASES.parents[2] / "benchmarks" / "gpu_check.py"), "--dry-run"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "24 checks, 0 failed" in done.stdout
+
+
 def arguments_of(dtype=torch.float32, weight=None, device="cpu", channels=3):
     image = torch.zeros(1, channels, 4, 4, dtype=dtype, device=device)
     matrix = torch.zeros(2, channels, 1, 1, dtype=weight or dtype, device=device)
