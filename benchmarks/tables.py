@@ -352,7 +352,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "ablation_parts:brief": ("../../README.md", ablation_brief),
     **{
         f"ablation_{grid}": ("what_helps.md", ablation)
-        for grid in ("parts", "factorial", "capacity", "adaptive_conv", "importance", "forms", "teacher")
+        for grid in ("parts", "parts_strong", "factorial", "capacity", "adaptive_conv", "importance", "forms", "teacher")
     },
 }
 """By name of the result file, with a suffix where it is shown twice: the page that shows it, and how. Without the file
