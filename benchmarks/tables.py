@@ -332,6 +332,7 @@ def meta_cost(content: dict[str, Any]) -> str:
     )
 
 
+GRIDS = ("parts", "parts_strong", "factorial", "capacity", "adaptive_conv", "importance", "forms", "teacher")
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "model_cost": ("cost.md", model_cost),
     "plain_vs_distilled_bundled": ("results.md", plain_vs_distilled),
@@ -350,10 +351,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "comparators_retrofitted_cpu": ("comparison.md", comparators_retrofitted),
     "comparators_retrofitted_gpu": ("comparison.md", comparators_retrofitted),
     "ablation_parts:brief": ("../../README.md", ablation_brief),
-    **{
-        f"ablation_{grid}": ("what_helps.md", ablation)
-        for grid in ("parts", "parts_strong", "factorial", "capacity", "adaptive_conv", "importance", "forms", "teacher")
-    },
+    **{f"ablation_{grid}": ("what_helps.md", ablation) for grid in GRIDS},
 }
 """By name of the result file, with a suffix where it is shown twice: the page that shows it, and how. Without the file
 the page says so."""
