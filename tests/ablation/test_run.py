@@ -132,12 +132,12 @@ def test_interrupted_it_goes_on_to_the_same_numbers(
 
 @pytest.mark.slow
 def test_side_by_side_gives_the_same_numbers(finished: tuple[dict, Path], photos: list[Path], tmp_path: Path) -> None:
-    """To rounding: convolutions of another process may sum in another order."""
+    """To rounding: convolutions of another process may sum in another order, and 8 bits make a level of a last bit."""
     content = run_ablation(plan(photos, tmp_path, jobs=2, seeds=(0,)))
     assert content["failures"] == {}
     for cell, runs in content["results"].items():
         wanted = finished[0]["results"][cell]["0"]["records"]["psnr"]
-        assert runs["0"]["records"]["psnr"] == pytest.approx(wanted, abs=1e-3)
+        assert runs["0"]["records"]["psnr"] == pytest.approx(wanted, abs=1e-2)
 
 
 def test_a_cell_that_fails_costs_no_other(

@@ -28,7 +28,7 @@ def awake(net):
 
 
 def guided(net, plan, levels):
-    return Distiller(net, AutoEncoder.for_levels(levels, head_channels=4), plan)
+    return Distiller(net, AutoEncoder.for_levels(levels, head_channels=4), plan, cross=0.1)
 
 
 def test_plan_report_inspection_and_levels_mean_the_same():
