@@ -3,12 +3,13 @@
 python benchmarks/model_cost.py            writes benchmarks/results/model_cost.json
 """
 
+import functools
 import json
-import time
 from pathlib import Path
 
 import torch
 
+from kdinpaint.benchmark.timing import interleave
 from kdinpaint.models import AutoEncoder, create_model, list_models, model_cost
 from kdinpaint.training.environment import environment
 
@@ -16,19 +17,6 @@ RESULTS = Path(__file__).parent / "results" / "model_cost.json"
 SIZE = 256
 # Published figures of the generator of DeepFill v2 (gated convolution) at 256 x 256.
 GATED = {"parameters": 4_100_000, "gmac": 27.7}
-
-
-@torch.inference_mode()
-def milliseconds(models: dict[str, tuple[torch.nn.Module, tuple[torch.Tensor, ...]]], rounds: int) -> dict[str, float]:
-    """Median over rounds that take the models in turn, so that a slow moment of the machine hits all of them."""
-    times: dict[str, list[float]] = {name: [] for name in models}
-    for number in range(rounds + 1):
-        for name, (model, inputs) in models.items():
-            began = time.perf_counter()
-            model(*inputs)
-            if number:
-                times[name].append(1000 * (time.perf_counter() - began))
-    return {name: float(torch.tensor(values).median()) for name, values in times.items()}
 
 
 def main() -> None:
@@ -40,9 +28,11 @@ def main() -> None:
     for name in list_models():
         model = create_model(name).eval()
         models[name] = (model, (image,) if isinstance(model, AutoEncoder) else (image, mask))
-    times = milliseconds(models, rounds=15)
+    calls = {name: functools.partial(model, *inputs) for name, (model, inputs) in models.items()}
+    with torch.inference_mode():
+        times = interleave(calls, rounds=15, device=image.device)
     rows = {
-        name: {**vars(model_cost(model, *inputs)), "milliseconds": times[name]}
+        name: {**vars(model_cost(model, *inputs)), "milliseconds": times[name].median}
         for name, (model, inputs) in models.items()
     }
     content = {

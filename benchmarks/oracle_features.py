@@ -7,6 +7,7 @@ as it is, and as `kdinpaint.ablation.OracleNet` at each level and at all. Writes
 benchmarks/results/oracle_features_N.json.
 """
 
+import functools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,7 @@ class Config:
     """All by default."""
 
 
+@functools.cache
 def teacher_of(work: Path, seed: str) -> AutoEncoder:
     """The one teacher of a seed."""
     found = sorted((work / "teachers").glob(f"seed-{seed}-*"))

@@ -1,12 +1,12 @@
 """MetaLearner beside an awkward host: dropout, batch statistics, gradient accumulation, autocast, several processes."""
 
 import copy
-import datetime
 
 import pytest
 import torch
 from harness import assert_equal, seeded
 from torch import nn
+from two_processes import in_two_processes, needs_gloo
 
 from kdinpaint import CrossDistillLoss, MetaLearner
 from kdinpaint._core.errors import ConfigError
@@ -188,11 +188,7 @@ def test_works_inside_no_grad(method):
     assert_equal(frozen.meta_state(), plain.meta_state())
 
 
-def _process(rank, store, results):
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo", init_method=store, rank=rank, world_size=2, timeout=datetime.timedelta(seconds=60)
-    )
+def _work(rank):
     part, states = slice(2 * rank, 2 * rank + 2), {}
     for method in METHODS:
         problem = Problem(method, dropout=0.0)
@@ -206,16 +202,13 @@ def _process(rank, store, results):
     bad = [torch.full_like(p, float("nan") if rank else 1.0) for p in problem.parameters]
     assert problem.step(task=None, direction=bad) is None
     assert all(torch.equal(a, b) for a, b in zip(before, problem.meta_state(), strict=True))
-    torch.save(states, f"{results}.{rank}")
-    torch.distributed.destroy_process_group()
+    return states
 
 
+@needs_gloo
 @pytest.mark.slow
 def test_processes_make_one_update_together(tmp_path):
-    if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
-        pytest.skip("this build of PyTorch has no gloo")
-    torch.multiprocessing.spawn(_process, (f"file://{tmp_path}/store", str(tmp_path / "state")), nprocs=2)
-    first, second = (torch.load(tmp_path / f"state.{rank}") for rank in (0, 1))
+    first, second = in_two_processes(_work, tmp_path)
     assert_equal(first, second)
     for method in METHODS:  # the same as one process with the whole batch
         problem = Problem(method, dropout=0.0)

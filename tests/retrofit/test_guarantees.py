@@ -27,6 +27,7 @@ from retrofit_hosts import (
 )
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
+from two_processes import needs_gloo
 
 from kdinpaint import InpaintingNet, RetrofitPlan, inspect, retrofit, strip, unretrofit
 from kdinpaint.errors import ConfigError, ShapeError, WeightsError
@@ -151,10 +152,9 @@ def test_threads_do_not_meet():
         assert_equal(found, [expected[number]] * 20)
 
 
+@needs_gloo
 def test_data_parallel_processes(tmp_path):
     """One process is enough to see that the reducer finds every parameter and that the mask passes through."""
-    if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
-        pytest.skip("this build of PyTorch has no gloo")
     net = liven(installed())
     expected = net(IMAGE, mask=MASK)
     store = f"file://{tmp_path}/store"

@@ -8,15 +8,14 @@ import parallel_training
 import pytest
 import torch
 from harness import assert_equal
+from two_processes import needs_gloo
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, needs_gloo]
 
 
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory):
     """What each of the two processes has found."""
-    if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
-        pytest.skip("this build of PyTorch has no gloo")
     folder = tmp_path_factory.mktemp("processes")
     script, store = parallel_training.__file__, str(folder / "store")
     path = os.pathsep.join(filter(None, [os.path.dirname(script), os.environ.get("PYTHONPATH", "")]))

@@ -1,11 +1,10 @@
 """The student's objective in two processes: one gradient, one meta-update."""
 
-import datetime
-
 import pytest
 import torch
 from harness import assert_equal, seeded
 from torch.nn.parallel import DistributedDataParallel
+from two_processes import in_two_processes, needs_gloo
 
 from kdinpaint import AutoEncoder, InpaintingNet
 from kdinpaint.training import DistillConfig, LossConfig, StudentObjective
@@ -13,11 +12,7 @@ from kdinpaint.training import DistillConfig, LossConfig, StudentObjective
 CHANNELS = (4, 6)
 
 
-def _process(rank, store, results):
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo", init_method=store, rank=rank, world_size=2, timeout=datetime.timedelta(seconds=60)
-    )
+def _work(rank):
     found = []
     for options in ({}, {"balance": "project", "meta_method": "l2t", "meta_inner_lr": 1e-5, "aligner": "teacher"}):
         torch.manual_seed(0)
@@ -33,13 +28,10 @@ def _process(rank, store, results):
             optimizer.step()
             optimizer.zero_grad()
         found.append([p.detach() for p in stage.parameters()])
-    torch.save(found, f"{results}.{rank}")
-    torch.distributed.destroy_process_group()
+    return found
 
 
+@needs_gloo
 @pytest.mark.slow
 def test_student_and_meta_learned_parts_stay_the_same_in_all_processes(tmp_path):
-    if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
-        pytest.skip("this build of PyTorch has no gloo")
-    torch.multiprocessing.spawn(_process, (f"file://{tmp_path}/store", str(tmp_path / "state")), nprocs=2)
-    assert_equal(*(torch.load(tmp_path / f"state.{rank}") for rank in (0, 1)))
+    assert_equal(*in_two_processes(_work, tmp_path))

@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_run import write_photos
+from two_processes import needs_gloo
 
 from kdinpaint.training.checkpoint import load_checkpoint
 
@@ -51,9 +52,8 @@ def test_parts_of_a_batch(photos, whole, tmp_path):
     _assert_same_run(out, whole)
 
 
+@needs_gloo
 def test_two_processes_of_which_one_is_told_to_stop_and_one_process_goes_on(photos, whole, tmp_path):
-    if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
-        pytest.skip("this build of PyTorch has no gloo")
     out = tmp_path / "run"
     statuses, output = parallel_run.launch(photos, out, processes=2, stop_at=7)
     assert statuses == [75, 75], output
@@ -65,9 +65,8 @@ def test_two_processes_of_which_one_is_told_to_stop_and_one_process_goes_on(phot
     _assert_same_run(out, whole)
 
 
+@needs_gloo
 def test_two_processes_to_the_end(photos, whole, tmp_path):
-    if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
-        pytest.skip("this build of PyTorch has no gloo")
     out = tmp_path / "run"
     statuses, output = parallel_run.launch(photos, out, processes=2)
     assert statuses == [0, 0], output
