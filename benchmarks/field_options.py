@@ -9,7 +9,7 @@ from torch import nn
 
 from kdinpaint import create_model
 from kdinpaint._core.errors import ConfigError, WeightsError
-from kdinpaint.training import RECIPES, OptimConfig, Recipe
+from kdinpaint.training import RECIPES, OptimConfig, Recipe, make_comparator
 
 TINY: dict[str, dict[str, Any]] = {
     "pc": {"channels": (8, 8, 8)},
@@ -97,7 +97,7 @@ class Options:
 
     def comparator(self, model: str) -> nn.Module:
         """A fresh network."""
-        return create_model(model, **(TINY[model] if self.tiny else {}))
+        return create_model(model, **TINY[model]) if self.tiny else make_comparator(model, self.size)
 
     def vgg_of(self, model: str) -> str:
         """VGG's weights as the library takes them."""

@@ -5,6 +5,7 @@ from typing import cast
 from kdinpaint._core.checks import describe
 from kdinpaint._core.errors import ConfigError
 from kdinpaint.losses import VGGFeatures
+from kdinpaint.models import create_model
 from kdinpaint.models.comparators import Comparator, EdgeConnectNet, GatedConvNet, PartialConvNet, PluralisticNet
 from kdinpaint.training.adversarial import AdversarialObjective
 from kdinpaint.training.comparators import GatedConvObjective, PartialConvObjective, PluralisticObjective
@@ -13,7 +14,19 @@ from kdinpaint.training.objectives import Objective
 from kdinpaint.training.recipes import Phase, Recipe
 from kdinpaint.training.run import Run
 
-__all__ = ["comparator_objective", "train_comparator"]
+__all__ = ["comparator_objective", "make_comparator", "train_comparator"]
+
+
+def make_comparator(model: str, size: int, *, in_channels: int = 3) -> Comparator:
+    """A fresh comparator, of as many levels as suit crops of a side (see `PartialConvNet.channels_for`).
+
+    Args:
+        model: pc, gc, ec or pic.
+        size: Side of the training crops in pixels.
+        in_channels: Channels of the images.
+    """
+    options = {"channels": PartialConvNet.channels_for(size)} if model == "pc" else {}
+    return cast(Comparator, create_model(model, in_channels=in_channels, **options))
 
 
 def comparator_objective(net: Comparator, recipe: Recipe, phase: Phase, *, vgg: str = "imagenet") -> Objective:

@@ -10,7 +10,7 @@ from kdinpaint.models import AutoEncoder, InpaintingNet, create_model, load_mode
 from kdinpaint.models.comparators import Comparator
 from kdinpaint.training.config import TrainConfig
 from kdinpaint.training.figures import write_contact_sheet
-from kdinpaint.training.phases import train_comparator
+from kdinpaint.training.phases import make_comparator, train_comparator
 from kdinpaint.training.recipes import RECIPES, Recipe
 from kdinpaint.training.run import Run, config_dict
 from kdinpaint.training.sources import open_sources, split_photos
@@ -96,7 +96,7 @@ def _recipe(config: TrainConfig) -> Recipe:
 
 
 def _comparator(config: TrainConfig, run: Run) -> Comparator:
-    net = cast(Comparator, create_model(config.model, in_channels=config.data.channels))
+    net = make_comparator(config.model, config.data.size, in_channels=config.data.channels)
     return train_comparator(run, config.model, net, _recipe(config), vgg=config.comparator.vgg)
 
 

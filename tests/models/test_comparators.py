@@ -13,6 +13,7 @@ from kdinpaint.errors import ConfigError, ShapeError
 from kdinpaint.models import load_model, save_model
 from kdinpaint.models.comparators import (
     Comparator,
+    PartialConvNet,
     PatchDiscriminator,
     ResidualDiscriminator,
     SNPatchDiscriminator,
@@ -88,6 +89,18 @@ def test_pc_has_the_layers_of_its_table(name, size):
     weights = sum(i * o[0] * k * k for i, o, k in layers)
     assert parameters(net) == weights + 3 + 2 * sum(o[0] for _, o, _ in layers[1:-1])
     assert round(parameters(net) / 1e6, 1) == (25.8 if size == 256 else 32.9)
+
+
+@pytest.mark.parametrize("size", [512, 256, 96, 64, 16])
+def test_pc_has_as_many_levels_as_its_crops_have_room_for(size):
+    channels = PartialConvNet.channels_for(size)
+    assert channels[:3] == (64, 128, 256)
+    assert set(channels[3:]) <= {512}
+    assert size / 2 ** len(channels) in (2, 3)
+
+
+def test_pc_has_three_levels_at_least():
+    assert len(PartialConvNet.channels_for(8)) == len(PartialConvNet.channels_for(1)) == 3
 
 
 def test_gc_has_the_layers_of_its_table_and_4_1_million_parameters():

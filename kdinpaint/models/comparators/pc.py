@@ -81,6 +81,24 @@ class PartialConvNet(Comparator):
         self.encoder_norm_frozen = False
         self.reset_parameters()
 
+    @staticmethod
+    def channels_for(size: int) -> tuple[int, ...]:
+        """`channels` for training crops of a side: 512-channel levels are left out until the deepest is 2 x 2 or 3 x 3.
+
+        That is how the paper goes from 512 pixels to 256. More levels would only pad: seven of them quadruple the work
+        at 64 pixels. There are at least three.
+
+        Args:
+            size: Side of the crops in pixels.
+
+        Example:
+            >>> from kdinpaint.models.comparators import PartialConvNet
+            >>> PartialConvNet.channels_for(64)
+            (64, 128, 256, 512, 512)
+        """
+        levels = max(3, size.bit_length() - 2)
+        return (64, 128, 256, *[512] * (levels - 3))
+
     def reset_parameters(self) -> None:
         """He initialisation of all kernels."""
         for module in self.modules():
