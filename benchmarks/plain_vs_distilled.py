@@ -11,7 +11,7 @@ import json
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 import tyro
@@ -44,6 +44,8 @@ class Config:
     student_steps: int = 1500
     cross: float = 0.01
     """Weight of cross distillation."""
+    init: Literal["teacher", "encoder"] = "teacher"
+    """What starts from the teacher's weights: encoder and decoder, or the encoder alone."""
     per_bin: int = 50
     min_window: float = 0.2
     """Smallest training window, as a share of a photo's shorter side."""
@@ -57,8 +59,8 @@ def cells(config: Config) -> dict[str, tuple[str, StudentConfig]]:
     """Model and training of every cell, by its name."""
     distill = DistillConfig(cross=config.cross)
     return {
-        "plain": ("kdinpaint_tiny_plain", StudentConfig(distill=OFF)),
-        "distilled": ("kdinpaint_tiny", StudentConfig(distill=distill)),
+        "plain": ("kdinpaint_tiny_plain", StudentConfig(distill=OFF, init=config.init)),
+        "distilled": ("kdinpaint_tiny", StudentConfig(distill=distill, init=config.init)),
         "plain, scratch": ("kdinpaint_tiny_plain", StudentConfig(distill=OFF, init="scratch")),
         "distilled, scratch": ("kdinpaint_tiny", StudentConfig(distill=distill, init="scratch")),
     }

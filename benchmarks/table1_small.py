@@ -51,12 +51,12 @@ def train_plain(name: str, runner: Runner, steps: int) -> nn.Module:
 
 
 def train_ours(name: str, runner: Runner, steps: int) -> nn.Module:
-    """A teacher, then the student that starts from its encoder and is guided by it."""
+    """A teacher, then the student that starts from its weights and is guided by it."""
     for_teacher, for_student = runner.split(steps)
     teacher = runner.teacher(create_model(teacher_name(name)), for_teacher)
     torch.manual_seed(runner.seed)
     student = create_model(name)
-    student.encoder.load_from(teacher.encoder)
+    student.load_from(teacher)
     objective = StudentObjective(student, teacher, loss=LossConfig(), distill=DistillConfig())
     return runner.train("student", objective, runner.options.optim(for_student))
 

@@ -1,6 +1,6 @@
 """The whole method in one honest training loop: the library's parts, and no engine.
 
-An autoencoder learns intact photographs; an inpainting network starts from its encoder and is guided by its features
+An autoencoder learns intact photographs; an inpainting network starts from its weights and is guided by its features
 and by its own deeper levels, while a meta-learner decides which channels are worth imitating. Weights are averaged, the
 learning rate falls, a killed run goes on where it was, and held-out pairs are measured by hole ratio.
 
@@ -78,7 +78,7 @@ def train_teacher(options) -> nn.Module:
 
 def train_student(autoencoder: nn.Module, options) -> nn.Module:
     student = create_model(f"kdinpaint_{options.model}").to(DEVICE)
-    student.encoder.load_from(autoencoder.encoder)
+    student.load_from(autoencoder)
     encoder = list(student.encoder.parameters())
     teacher = FrozenTeacher(autoencoder, method="encode")
     cross = CrossDistillLoss(student.channels, scale="teacher_std").to(DEVICE)

@@ -182,8 +182,8 @@ class CellTask:
             warnings.simplefilter("ignore", KDInpaintWarning)  # an over-complete teacher was asked for
             autoencoder = cast(AutoEncoder, load_model(self.teacher / "teacher", device="cpu"))
         net = make_student(settings, self.seed)
-        if student.init == "teacher":
-            net.encoder.load_from(autoencoder.encoder, leading=True)
+        if student.init != "scratch":
+            net.load_from(autoencoder, decoder=student.init == "teacher", leading=True)
         teacher: nn.Module = LeadingChannels(autoencoder, net.channels).eval().to(device)
         torch.manual_seed(self.seed)
         distills = student.distill.active

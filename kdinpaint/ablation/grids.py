@@ -194,7 +194,7 @@ _DECODER = (
 )
 _INIT = tuple(
     Cell(name, {**overrides, "student.init": init})
-    for init, end in (("teacher", ""), ("scratch", ", scratch"))
+    for init, end in (("teacher", ""), ("encoder", ", encoder alone"), ("scratch", ", scratch"))
     for name, overrides in ((f"plain{end}", _BARE), (f"distilled{end}", {}))
 )
 
@@ -208,7 +208,7 @@ GRIDS: Mapping[str, Grid] = MappingProxyType(
             Grid("adaptive_conv", _ADAPTIVE, "plain 3x3", "Which half of the adaptive convolution matters?"),
             Grid("importance", _IMPORTANCE, "uniform", "Do learned channel weights matter?"),
             Grid(
-                "init", _INIT, "plain", "Does the start from the teacher's encoder matter, with and without the method?"
+                "init", _INIT, "plain", "Does the start from the teacher's weights matter, with and without the method?"
             ),
             Grid("forms", _FORMS, "no cross", "Which form of cross distillation pays?"),
             Grid("where", _WHERE, "no cross", "Which cells should cross distillation compare?"),

@@ -121,6 +121,26 @@ class Decoder(nn.Module):
             out = torch.cat([out, x], 1)
         return torch.sigmoid(self.head(out))
 
+    @torch.no_grad()
+    def load_from(self, other: "Decoder") -> None:
+        """Start as a decoder that has no skips and as many or fewer residual blocks at the deepest level.
+
+        Both give the same image of the same features: weights of skips become zero, further residual blocks the
+        identity. Attention that the other one lacks stays as it is. Where the other one is wider, its leading channels
+        are taken.
+
+        Args:
+            other: Has the same number of levels.
+        """
+        theirs = other.state_dict()
+        for name, mine in self.state_dict().items():
+            if name in theirs:
+                common = tuple(slice(min(a, b)) for a, b in zip(mine.shape, theirs[name].shape, strict=True))
+                mine.zero_()
+                mine[common] = theirs[name][common]
+            elif name.startswith("context.") and ".conv2." in name:
+                mine.zero_()  # a residual block that adds nothing
+
     def _attend(self, x: Tensor, mask: Tensor | None, tapped: list[AttentionMap] | None) -> Tensor:
         if self.attention is None:
             return x

@@ -10,6 +10,7 @@ from kdinpaint._core.checks import check_choice, check_feature, check_mask
 from kdinpaint._core.errors import ConfigError
 from kdinpaint.layers.attention import AttentionFusion
 from kdinpaint.layers.filler import FillerBlock, FillerConv, FillerRegion
+from kdinpaint.models.autoencoder import AutoEncoder
 from kdinpaint.models.decoder import AttentionMap, Decoder
 from kdinpaint.models.encoder import Encoder
 from kdinpaint.models.hub import HubModel
@@ -132,6 +133,33 @@ class InpaintingNet(nn.Module, HubModel):
         x = torch.cat([seen, hole.to(image.dtype)], 1)
         x = pad_to_multiple(x, self.stride)
         return x, x[:, -1:]
+
+    def load_from(self, teacher: AutoEncoder, *, decoder: bool = True, leading: bool = False) -> None:
+        """Start from a teacher's weights: of an intact image, a fresh student then makes what the teacher makes.
+
+        The mask channel, skips and further residual blocks begin at zero; fillers and attention stay as they are. The
+        features, and what the decoder reads in them, are the teacher's from the first step on.
+
+        Args:
+            teacher: An autoencoder of the same levels.
+            decoder: Start the decoder, too; else the encoder alone.
+            leading: Let the teacher have wider levels, of which the leading channels are taken.
+
+        Raises:
+            ConfigError: The levels differ.
+        """
+        mine, theirs = self.channels, teacher.channels
+        fits = len(mine) == len(theirs) and all(
+            a == b or (leading and a < b) for a, b in zip(mine, theirs, strict=True)
+        )
+        if not fits:
+            raise ConfigError(
+                f"the student's levels have {list(mine)} channels, the teacher's {list(theirs)}; expected the same"
+                f"{' or wider ones' if leading else ', or leading=True and wider ones'}."
+            )
+        self.encoder.load_from(teacher.encoder, leading=leading)
+        if decoder:
+            self.decoder.load_from(teacher.decoder)
 
     def encode(self, image: Tensor, mask: Tensor) -> list[Tensor]:
         """The features x of every level, shallow to deep; arguments as for `forward`."""

@@ -169,8 +169,8 @@ class StudentConfig:
     """The inpainting network."""
 
     optim: OptimConfig = OptimConfig(steps=20_000)
-    init: Literal["teacher", "scratch"] = "teacher"
-    """Start the encoder from the teacher's, or from random weights."""
+    init: Literal["teacher", "encoder", "scratch"] = "teacher"
+    """Start encoder and decoder from the teacher's, the encoder alone, or neither."""
     filler: Literal["model", "parallel", "serial", "none"] = "model"
     """Where filler blocks stand: beside a level (Eq. 3), behind it (the ICCV form), nowhere, or as the model says."""
     loss: LossConfig = LossConfig()

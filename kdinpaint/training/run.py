@@ -122,13 +122,13 @@ class Run:
 
         Args:
             name: Of the stage: its folder and log.
-            net: The fresh student; its encoder takes the teacher's weights if the configuration says so.
+            net: The fresh student; it takes the teacher's weights if the configuration says so.
             teacher: The trained teacher, or None for neither initialisation nor distillation.
             config: Optimisation, losses and distillation.
             extra: Further losses, see `StudentObjective`.
         """
-        if teacher is not None and config.init == "teacher":
-            net.encoder.load_from(teacher.encoder)
+        if teacher is not None and config.init != "scratch":
+            net.load_from(teacher, decoder=config.init == "teacher")
         objective = StudentObjective(
             net, teacher if config.distill.active else None, loss=config.loss, distill=config.distill, extra=extra
         )

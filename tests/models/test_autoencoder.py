@@ -1,5 +1,6 @@
 """AutoEncoder: any size, features for the student, the warning about over-completeness; and the encoder they share."""
 
+import copy
 import warnings
 from typing import ClassVar
 
@@ -91,6 +92,47 @@ def test_student_starts_from_the_teachers_features(filler):
     assert not before[:, 3:].any()
     randomise(teacher, seed=9)
     assert_equal(student.state_dict()["encoder.levels.0.0.weight"], before)
+
+
+@pytest.mark.parametrize("options", [{}, {"dilations": (1,)}, {"skips": False}])
+@pytest.mark.parametrize("attention", [None, "fuse"])
+def test_student_starts_as_its_teacher(options, attention):
+    teacher = randomise(AutoEncoder(**SMALL, attention=attention))
+    student = randomise(InpaintingNet(**SMALL, **options, attention=attention))
+    image, intact = torch.rand(2, 3, 9, 13), torch.zeros(2, 1, 9, 13)
+    encoder_alone = copy.deepcopy(student)
+    encoder_alone.load_from(teacher, decoder=False)
+    assert not torch.allclose(encoder_alone(image, intact), teacher(image))
+    for mine, theirs in zip(encoder_alone.encode(image, intact), teacher.encode(image), strict=True):
+        torch.testing.assert_close(mine, theirs)
+    student.load_from(teacher)
+    torch.testing.assert_close(student(image, intact), teacher(image))
+    before = student(image, intact)
+    randomise(teacher, seed=9)
+    assert_equal(student(image, intact), before)
+
+
+def test_a_student_learns_from_its_skips_although_they_start_at_zero():
+    student = randomise(InpaintingNet(**SMALL))
+    student.load_from(randomise(AutoEncoder(**SMALL)))
+    mask = torch.zeros(1, 1, 16, 16)
+    mask[..., 4:9, 4:9] = 1
+    student(torch.rand(1, 3, 16, 16), mask).sum().backward()
+    joins = [*student.decoder.joins, student.decoder.head[0]]
+    for conv, deep in zip(joins, reversed(SMALL["channels"]), strict=True):
+        assert not conv.weight[:, deep:].any()
+        assert conv.weight.grad[:, deep:].abs().amax(0).amin() > 0
+
+
+def test_a_wider_teacher_must_be_asked_for():
+    student, wide = InpaintingNet(**SMALL), AutoEncoder(channels=(5, 7))
+    with pytest.raises(ConfigError, match=r"\[4, 6\] channels, the teacher's \[5, 7\]; expected the same, or leading"):
+        student.load_from(wide)
+    student.load_from(wide, leading=True)
+    assert_equal(student.decoder.context[0].conv1.weight, wide.decoder.context[0].conv1.weight[:6, :6])
+    for other in (AutoEncoder(channels=(4, 6, 8)), AutoEncoder(channels=(3, 6))):
+        with pytest.raises(ConfigError, match="channels, the teacher's"):
+            student.load_from(other, leading=True)
 
 
 def test_load_from_refuses_another_architecture():
