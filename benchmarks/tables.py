@@ -332,7 +332,18 @@ def meta_cost(content: dict[str, Any]) -> str:
     )
 
 
-GRIDS = ("parts", "parts_strong", "factorial", "capacity", "adaptive_conv", "importance", "forms", "init", "teacher")
+GRIDS = (
+    "parts",
+    "parts_strong",
+    "factorial",
+    "capacity",
+    "adaptive_conv",
+    "importance",
+    "forms",
+    "init",
+    "forcing",
+    "teacher",
+)
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "model_cost": ("cost.md", model_cost),
     "plain_vs_distilled_bundled": ("results.md", plain_vs_distilled),

@@ -198,6 +198,12 @@ _INIT = tuple(
     for name, overrides in ((f"plain{end}", _BARE), (f"distilled{end}", {}))
 )
 
+_FORCING = tuple(
+    Cell(f"{name}{end}", {**overrides, _DISTILL + "teacher_forcing": share})
+    for name, overrides in (("plain", _BARE), ("distilled", {}))
+    for end, share in (("", 0.0), (", forced", 0.75))
+)
+
 GRIDS: Mapping[str, Grid] = MappingProxyType(
     {
         grid.name: grid
@@ -210,6 +216,7 @@ GRIDS: Mapping[str, Grid] = MappingProxyType(
             Grid(
                 "init", _INIT, "plain", "Does the start from the teacher's weights matter, with and without the method?"
             ),
+            Grid("forcing", _FORCING, "plain", "Does teacher forcing help, with and without the method?"),
             Grid("forms", _FORMS, "no cross", "Which form of cross distillation pays?"),
             Grid("where", _WHERE, "no cross", "Which cells should cross distillation compare?"),
             Grid("self", _SELF, "no self", "Which form of self distillation pays?"),

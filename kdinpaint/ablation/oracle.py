@@ -2,13 +2,11 @@
 
 from collections.abc import Collection
 
-import torch
 from torch import Tensor, nn
 
 from kdinpaint._core.errors import ConfigError
+from kdinpaint.distill import teacher_forcing
 from kdinpaint.models import AutoEncoder, InpaintingNet
-from kdinpaint.models.padding import crop_to
-from kdinpaint.ops import resize_mask
 
 __all__ = ["OracleNet"]
 
@@ -54,10 +52,10 @@ class OracleNet(nn.Module):
             image: (B, C, H, W) in [0, 1], intact: the student sees its known part, the teacher all of it.
             mask: (B, 1, H, W), 1 = hole.
         """
-        x, hole = self.student.prepare(image, mask)
-        features, truth = self.student.encoder(x, hole), self.teacher.encode(image)
-        for level in self.levels:
-            inside = resize_mask(hole, (features[level].shape[-2], features[level].shape[-1]), mode="max") != 0
-            features[level] = torch.where(inside, truth[level], features[level])
-        out: Tensor = self.student.decoder(features, x, hole)
-        return crop_to(out, (image.shape[-2], image.shape[-1]))
+        truth, levels = self.teacher.encode(image), sorted(self.levels)
+
+        def told(features: list[Tensor], hole: Tensor) -> list[Tensor]:
+            forced = teacher_forcing([features[n] for n in levels], [truth[n] for n in levels], hole)
+            return [forced[levels.index(n)] if n in levels else own for n, own in enumerate(features)]
+
+        return self.student(image, mask, before_decoder=told)

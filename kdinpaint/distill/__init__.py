@@ -5,6 +5,7 @@ The losses take tensors and lists of tensors; none of them needs a kdinpaint mod
 
 from kdinpaint.distill.attention import AttentionTransferLoss
 from kdinpaint.distill.cross import CrossDistillLoss
+from kdinpaint.distill.forcing import teacher_forcing
 from kdinpaint.distill.health import effective_channels, importance_correlation, importance_health
 from kdinpaint.distill.hypergradient import channel_alignment
 from kdinpaint.distill.importance import TransferImportancePredictor
@@ -23,4 +24,5 @@ __all__ = [
     "effective_channels",
     "importance_correlation",
     "importance_health",
+    "teacher_forcing",
 ]

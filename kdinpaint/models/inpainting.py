@@ -1,6 +1,6 @@
 """The reference student: a U-Net with filler blocks in the encoder and attention in the decoder."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, overload
 
 import torch
@@ -19,6 +19,7 @@ from kdinpaint.models.padding import crop_to, pad_to_multiple
 __all__ = ["Filler", "InpaintingNet"]
 
 Filler = Literal["parallel", "serial", "none"]
+Reread = Callable[[list[Tensor], Tensor], list[Tensor]]
 
 
 class InpaintingNet(nn.Module, HubModel):
@@ -166,17 +167,34 @@ class InpaintingNet(nn.Module, HubModel):
         return self.encoder(*self.prepare(image, mask))
 
     @overload
-    def forward(self, image: Tensor, mask: Tensor) -> Tensor: ...
+    def forward(self, image: Tensor, mask: Tensor, *, before_decoder: Reread | None = None) -> Tensor: ...
     @overload
     def forward(
-        self, image: Tensor, mask: Tensor, *, return_features: Literal[True]
+        self,
+        image: Tensor,
+        mask: Tensor,
+        *,
+        return_features: Literal[True],
+        before_decoder: Reread | None = None,
     ) -> tuple[Tensor, list[Tensor]]: ...
     @overload
     def forward(
-        self, image: Tensor, mask: Tensor, *, return_features: Literal[True], return_attention: Literal[True]
+        self,
+        image: Tensor,
+        mask: Tensor,
+        *,
+        return_features: Literal[True],
+        return_attention: Literal[True],
+        before_decoder: Reread | None = None,
     ) -> tuple[Tensor, list[Tensor], AttentionMap]: ...
     def forward(
-        self, image: Tensor, mask: Tensor, *, return_features: bool = False, return_attention: bool = False
+        self,
+        image: Tensor,
+        mask: Tensor,
+        *,
+        return_features: bool = False,
+        return_attention: bool = False,
+        before_decoder: Reread | None = None,
     ) -> Tensor | tuple[Tensor, list[Tensor]] | tuple[Tensor, list[Tensor], AttentionMap]:
         """Predict the whole image; use `kdinpaint.ops.composite` to keep the known pixels.
 
@@ -185,6 +203,8 @@ class InpaintingNet(nn.Module, HubModel):
             mask: (B, 1, H, W), 1 = hole, float or bool.
             return_features: Also return the encoder features, for distillation.
             return_attention: Also return the features and what the decoder's attention did, for its transfer.
+            before_decoder: Called with the features and the mask (B, 1, H', W'), both padded to a multiple of 2^L;
+                returns what the decoder reads in place of the features, as `kdinpaint.distill.teacher_forcing` does.
 
         Raises:
             ShapeError: Shapes do not fit each other or the network.
@@ -195,7 +215,8 @@ class InpaintingNet(nn.Module, HubModel):
         x, hole = self.prepare(image, mask)
         features: list[Tensor] = self.encoder(x, hole)
         tapped: list[AttentionMap] | None = [] if return_attention else None
-        out: Tensor = self.decoder(features, x, hole, tapped=tapped)
+        read = features if before_decoder is None else before_decoder(features, hole)
+        out: Tensor = self.decoder(read, x, hole, tapped=tapped)
         out = crop_to(out, (image.shape[-2], image.shape[-1]))
         if tapped is None:
             return (out, features) if return_features else out

@@ -126,6 +126,10 @@ class DistillConfig:
     """See `balance`."""
     self_ramp: float = 0.2
     """Self distillation grows from 0 to its weight over this share of the steps: deep features start as noise."""
+    teacher_forcing: float = 0.0
+    """The share of samples, at the start, whose decoder reads the teacher's features in the hole."""
+    teacher_forcing_until: float = 0.5
+    """Share of the steps over which `teacher_forcing` falls to 0."""
     off_last: float = 0.0
     """Share of the steps, at the end, without distillation."""
     detach_target: bool = True
@@ -152,7 +156,7 @@ class DistillConfig:
     @property
     def active(self) -> bool:
         """Whether anything is distilled."""
-        return any((self.cross, self.self_distill, self.attention_transfer))
+        return any((self.cross, self.self_distill, self.attention_transfer, self.teacher_forcing))
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from kdinpaint.distill import (
     MetaLearner,
     SelfDistillLoss,
     TransferImportancePredictor,
+    teacher_forcing,
 )
 from kdinpaint.distill.running import observed_together
 from kdinpaint.models import AttentionMap, AutoEncoder, InpaintingNet
@@ -242,13 +243,22 @@ class StudentObjective(Objective):
 
     def _losses(self, image: Tensor, mask: Tensor, progress: float) -> Losses:
         looked: AttentionMap | None = None
+        start, until = self.config.teacher_forcing, self.config.teacher_forcing_until
+        share = start * (1 - progress / until) if self.teacher is not None and progress < until else 0.0
+        teacher, theirs = self._teach(image, forced=share > 0)
+
+        def forced(features: list[Tensor], hole: Tensor) -> list[Tensor]:
+            return teacher_forcing(features, teacher, hole, share=share)
+
+        reads = forced if share else None
         if self.attention is None:
-            prediction, features = self.net(image, mask, return_features=True)
+            prediction, features = self.net(image, mask, return_features=True, before_decoder=reads)
         else:
-            prediction, features, looked = self.net(image, mask, return_features=True, return_attention=True)
+            prediction, features, looked = self.net(
+                image, mask, return_features=True, return_attention=True, before_decoder=reads
+            )
         task, parts = self._task(prediction, image, mask)
         total = task
-        teacher, theirs = self._teach(image)
         factors = self._factors(progress)
         if self.cross is not None and factors["cross"]:
             self.cross.region = "all" if progress < self.config.everywhere_first else self.config.region
@@ -270,9 +280,9 @@ class StudentObjective(Objective):
             task, parts[name] = task + value, value.detach()
         return task, parts
 
-    def _teach(self, image: Tensor) -> tuple[list[Tensor], AttentionMap | None]:
+    def _teach(self, image: Tensor, *, forced: bool) -> tuple[list[Tensor], AttentionMap | None]:
         """The teacher's features and attention, as far as they are needed."""
-        if self.teacher is None or (self.cross is None and self.attention is None):
+        if self.teacher is None or (self.cross is None and self.attention is None and not forced):
             return [], None
         if self.attention is None:
             return self.teacher(image), None

@@ -243,3 +243,34 @@ def test_norm_balance_sets_the_ratio_in_the_log() -> None:
     stage = objective(balance="norm", balance_ratio=0.25)
     log = stage.backward(stage(batch(), 0.5), 0, lambda loss: loss.backward())
     assert log["distill_to_task_gradient"] == pytest.approx(0.25, rel=1e-3)
+
+
+def test_teacher_forcing_teaches_the_decoder_to_read_the_teacher() -> None:
+    data = batch()
+    stage = objective(teacher_forcing=1.0, cross=0.0, self_distill=0.0)
+    assert stage.teacher is not None
+    truth = stage.teacher(data["image"])
+    seen = []
+    stage.net.decoder.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    losses = stage(data, 0.0)
+    own = stage.net.encode(data["image"], data["mask"])
+    for read, mine, theirs in zip(seen.pop(), own, truth, strict=True):
+        hole = torch.nn.functional.adaptive_max_pool2d(data["mask"], read.shape[-2:]).bool().expand_as(read)
+        assert read[hole].equal(theirs[hole])
+        torch.testing.assert_close(read[~hole], mine[~hole])
+    losses.total.backward()
+    assert stage.net.decoder.context[0].conv1.weight.grad.any()
+    for late in (0.5, 0.9):
+        stage(data, late)
+        for read, mine in zip(seen.pop(), own, strict=True):
+            torch.testing.assert_close(read, mine)
+
+
+def test_forcing_falls_and_works_beside_attention_transfer() -> None:
+    data = batch()
+    off, start, middle = (
+        objective(teacher_forcing=share, attention_transfer=0.1)(data, progress).parts["task"].item()
+        for share, progress in ((0.0, 0.0), (1.0, 0.0), (1.0, 0.4999))
+    )
+    assert start != off
+    assert middle == off
