@@ -56,6 +56,7 @@ class OracleNet(nn.Module):
 
         def told(features: list[Tensor], hole: Tensor) -> list[Tensor]:
             forced = teacher_forcing([features[n] for n in levels], [truth[n] for n in levels], hole)
-            return [forced[levels.index(n)] if n in levels else own for n, own in enumerate(features)]
+            by_level = dict(zip(levels, forced, strict=True))
+            return [by_level.get(n, own) for n, own in enumerate(features)]
 
         return self.student(image, mask, before_decoder=told)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from kdinpaint._core.errors import ShapeError
+from kdinpaint._core.checks import check_level_lists
 from kdinpaint.ops import resize_mask
 
 __all__ = ["teacher_forcing"]
@@ -43,14 +43,7 @@ def teacher_forcing(
         >>> teacher_forcing([torch.zeros(1, 1, 2, 2)], [torch.ones(1, 1, 2, 2)], mask)[0].tolist()
         [[[[1.0, 0.0], [0.0, 0.0]]]]
     """
-    if len(features) != len(targets):
-        raise ShapeError(f"got {len(features)} levels of features and {len(targets)} of the teacher; expected as many.")
-    for level, (mine, theirs) in enumerate(zip(features, targets, strict=True)):
-        if mine.shape != theirs.shape:
-            raise ShapeError(
-                f"level {level} has features of {tuple(mine.shape)}, the teacher's are {tuple(theirs.shape)}; expected "
-                f"a teacher of the same widths and strides."
-            )
+    check_level_lists(features, targets, ("features", "targets"))
     pixels = (mask != 0).flatten(1).sum(1)
     chosen = (pixels * 2654435761 % 2**32 < share * 2**32).view(-1, 1, 1, 1)  # Knuth's multiplicative hash
     return [

@@ -29,7 +29,7 @@ def _entries() -> dict[str, tuple[type[nn.Module], dict[str, Any]]]:
     entries.update(
         {
             "pc": (PartialConvNet, {}),
-            "pc_512": (PartialConvNet, {"channels": (64, 128, 256, 512, 512, 512, 512, 512)}),
+            "pc_512": (PartialConvNet, {"channels": PartialConvNet.channels_for(512)}),
             "gc": (GatedConvNet, {}),
             "ec": (EdgeConnectNet, {}),
             "pic": (PluralisticNet, {}),

@@ -40,12 +40,12 @@ class TestTeacherForcing(Contract):
     errors: ClassVar = {
         "levels": (
             ShapeError,
-            "got 2 levels of features and 1 of the teacher",
+            "features has 2 levels and targets 1; expected as many",
             lambda _: teacher_forcing(levels(2), levels(2)[:1], holes(2)),
         ),
         "shapes": (
             ShapeError,
-            r"level 1 has features of \(2, 5, 8, 8\), the teacher's are \(2, 4, 8, 8\)",
+            r"level 1: features is \(2, 5, 8, 8\) and targets \(2, 4, 8, 8\); expected equal shapes",
             lambda _: teacher_forcing(levels(2), [levels(2)[0], torch.rand(2, 4, 8, 8)], holes(2)),
         ),
     }
