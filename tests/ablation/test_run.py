@@ -5,14 +5,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 from tiny_run import write_photos
+from torch.testing import assert_close
 
 from kdinpaint._core.errors import ConfigError, DataError, KDInpaintError
 from kdinpaint.ablation import AblationPlan, Cell, CellSettings, Grid, change, run_ablation
 from kdinpaint.ablation.cell import CellTask
 from kdinpaint.ablation.features import draw_features
 from kdinpaint.cli.main import main
+from kdinpaint.models import load_model
 
 CROSS = "student.distill.cross"
 GRID = Grid("tiny", (Cell("off", {CROSS: 0, "student.distill.self_distill": 0}), Cell("on")), "off")
@@ -131,13 +134,21 @@ def test_interrupted_it_goes_on_to_the_same_numbers(
 
 
 @pytest.mark.slow
-def test_side_by_side_gives_the_same_numbers(finished: tuple[dict, Path], photos: list[Path], tmp_path: Path) -> None:
-    """To rounding: convolutions of another process may sum in another order, and 8 bits make a level of a last bit."""
+def test_side_by_side_gives_the_same_networks(finished: tuple[dict, Path], photos: list[Path], tmp_path: Path) -> None:
+    """To rounding, which differs between processes; their answers are compared, as Adam makes steps of zero gradients
+    out of it (the attention's key bias has no effect)."""
     content = run_ablation(plan(photos, tmp_path, jobs=2, seeds=(0,)))
     assert content["failures"] == {}
-    for cell, runs in content["results"].items():
-        wanted = finished[0]["results"][cell]["0"]["records"]["psnr"]
-        assert runs["0"]["records"]["psnr"] == pytest.approx(wanted, abs=1e-2)
+    image, hole = torch.rand(2, 3, 32, 32), (torch.rand(2, 1, 32, 32) < 0.3).float()
+
+    def answer(work: Path, cell: str, seed: int) -> torch.Tensor:
+        with torch.inference_mode():
+            return load_model(work / "cells" / cell / str(seed) / "student")(image, hole)
+
+    for cell in content["results"]:
+        alone = answer(finished[1], cell, 0)
+        assert_close(answer(tmp_path, cell, 0), alone, rtol=0, atol=1e-3)
+        assert (answer(finished[1], cell, 1) - alone).abs().max() > 1e-1
 
 
 def test_a_cell_that_fails_costs_no_other(
