@@ -148,7 +148,7 @@ def test_side_by_side_gives_the_same_networks(finished: tuple[dict, Path], photo
     for cell in content["results"]:
         alone = answer(finished[1], cell, 0)
         assert_close(answer(tmp_path, cell, 0), alone, rtol=0, atol=1e-3)
-        assert (answer(finished[1], cell, 1) - alone).abs().max() > 1e-1
+        assert (answer(finished[1], cell, 1) - alone).abs().max() > 1e-2
 
 
 def test_a_cell_that_fails_costs_no_other(
