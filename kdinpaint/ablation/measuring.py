@@ -22,6 +22,7 @@ from kdinpaint.metrics import (
     mask_probe_auc,
     measure,
     psnr,
+    readout_gap,
     round_to_uint8,
 )
 from kdinpaint.models import InpaintingNet
@@ -127,9 +128,9 @@ def mechanism(
         pairs: What to measure on.
 
     Returns:
-        "hole_gap" and "mask_probe_auc", a list with one entry a level, shallow to deep; "adaptive", one entry a
-        module, by its name; "importance", one entry a pair of levels. Entries with "all" and "bins" hold one value
-        for all pairs and one for each hole-ratio bin, None where there is none.
+        "hole_gap", "readout_gap" and "mask_probe_auc", a list with one entry a level, shallow to deep; "adaptive", one
+        entry a module, by its name; "importance", one entry a pair of levels. Entries hold one value for "all" pairs
+        and, but for readouts, which need many, one for each hole-ratio bin in "bins", None where there is none.
     """
     features, stats = _observe(model, pairs)
     found: dict[str, Any] = {
@@ -147,6 +148,9 @@ def mechanism(
     encode = cast("Callable[[Tensor], list[Tensor]]", teacher.encode)
     targets = [torch.cat(level) for level in zip(*(encode(image) for image, _, _ in pairs.batches()), strict=True)]
     found["hole_gap"] = [_by_ratio(pairs, _gap, f, t) for f, t in zip(features, targets, strict=True)]
+    if len(pairs) > 1:
+        gaps = [readout_gap(f, t, pairs.mask) for f, t in zip(features, targets, strict=True)]
+        found["readout_gap"] = [{"all": _finite(float(gap))} for gap in gaps]
     if objective is not None:
         found["importance"] = _importance(objective, features, targets, pairs.mask)
     return found

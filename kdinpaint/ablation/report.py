@@ -13,6 +13,11 @@ from kdinpaint.ablation.values import near
 __all__ = ["report"]
 
 _METRICS = {"psnr": ("PSNR, dB", 2), "hole_psnr": ("hole PSNR, dB", 2), "ssim": ("SSIM", 4)}
+_LEGEND = {
+    "hole gap, shallow to deep": "Hole gap: 0 equals the teacher, 1 knows no more than each channel's mean.",
+    "readout gap": "Readout gap: the same of the best linear map of the features.",
+    "mask probe AUC": "Mask probe: 0.5 if no linear probe sees the hole, 1 if it is plain to see.",
+}
 _MEANING = (
     "Differences are paired: same teacher, crops, holes, order and, where two cells share a layer, same first weights. "
     "**Seeds**: 95 % interval by Student's t over one mean difference a seed; it answers what another training would "
@@ -141,29 +146,26 @@ def _mechanism(content: Mapping[str, Any], names: Sequence[str]) -> str:
     for name in names:
         runs = [run["mechanism"] for run in content["results"][name].values()]
         rows.append(
-            [
-                name,
-                _levels(runs, "hole_gap"),
-                _levels(runs, "mask_probe_auc"),
-                _mean([e["effective_channels"] / e["channels"] for e in _entries(runs)], ".2f"),
-                _mean([e["correlation"] for e in _entries(runs)], "+.2f"),
-                _mean([v["offset"]["all"] for run in runs for v in run["adaptive"].values()], ".2f"),
-                _mean([v["kernel_spread"]["all"] for run in runs for v in run["adaptive"].values()], ".3f"),
-            ]
+            {
+                "features": name,
+                "hole gap, shallow to deep": _levels(runs, "hole_gap"),
+                "readout gap": _levels(runs, "readout_gap"),
+                "mask probe AUC": _levels(runs, "mask_probe_auc"),
+                "effective channels, share": _mean(
+                    [e["effective_channels"] / e["channels"] for e in _entries(runs)], ".2f"
+                ),
+                "corr(rho, d)": _mean([e["correlation"] for e in _entries(runs)], "+.2f"),
+                "offset, cells": _mean([v["offset"]["all"] for v in _adaptive(runs)], ".2f"),
+                "kernel spread": _mean([v["kernel_spread"]["all"] for v in _adaptive(runs)], ".3f"),
+            }
         )
-    header = [
-        "features",
-        "hole gap, shallow to deep",
-        "mask probe AUC",
-        "effective channels, share",
-        "corr(rho, d)",
-        "offset, cells",
-        "kernel spread",
-    ]
-    return (
-        markdown_table(header, rows) + "\n\nHole gap: 0 equals the teacher, 1 knows no more than each channel's mean. "
-        "Mask probe: 0.5 if no linear probe sees the hole, 1 if it is plain to see."
-    )
+    shown = [key for key in rows[0] if any(row[key] != "-" for row in rows)] if rows else []
+    notes = [text for key, text in _LEGEND.items() if key in shown]
+    return markdown_table(shown, [[row[key] for key in shown] for row in rows]) + "\n\n" + " ".join(notes)
+
+
+def _adaptive(runs: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return [value for run in runs for value in run["adaptive"].values()]
 
 
 def _entries(runs: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

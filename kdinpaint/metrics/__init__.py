@@ -2,7 +2,7 @@
 
 from kdinpaint.metrics.comparison import Comparison, MeasuredMethod, Value, compare_runs
 from kdinpaint.metrics.comparison_text import render_comparison
-from kdinpaint.metrics.features import adaptive_statistics, area_under_curve, hole_gap, mask_probe_auc
+from kdinpaint.metrics.features import adaptive_statistics, area_under_curve, hole_gap, mask_probe_auc, readout_gap
 from kdinpaint.metrics.image import PSNR_CAP, hole_l1, hole_psnr, psnr, ssim
 from kdinpaint.metrics.paper import PAPER_BINS, PAPER_TABLE, PublishedValue
 from kdinpaint.metrics.perceptual import PerceptualMetrics
@@ -32,6 +32,7 @@ __all__ = [
     "mask_probe_auc",
     "measure",
     "psnr",
+    "readout_gap",
     "render_comparison",
     "render_summary",
     "round_to_uint8",

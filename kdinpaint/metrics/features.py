@@ -1,5 +1,7 @@
 """What an encoder knows inside a hole, what it gives away about it, and what adaptive convolutions do there."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -7,7 +9,7 @@ from kdinpaint._core.checks import check_feature, check_mask, describe
 from kdinpaint._core.errors import ConfigError, ShapeError
 from kdinpaint.ops.masks import resize_mask
 
-__all__ = ["adaptive_statistics", "area_under_curve", "hole_gap", "mask_probe_auc"]
+__all__ = ["adaptive_statistics", "area_under_curve", "hole_gap", "mask_probe_auc", "readout_gap"]
 
 
 def hole_gap(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
@@ -73,25 +75,58 @@ def mask_probe_auc(feature: Tensor, mask: Tensor, *, folds: int = 2, ridge: floa
         1.0
     """
     check_feature(feature, "feature")
-    if not 2 <= folds <= feature.shape[0] or ridge <= 0:
-        raise ConfigError(
-            f"folds is {folds}, for {feature.shape[0]} images, and ridge {ridge}; expected at least 2 folds, no more "
-            f"than images, and a positive ridge."
+    label = _hole_cells(feature, mask)
+    image = torch.arange(feature.shape[0], device=feature.device)[:, None, None].expand_as(label).flatten()
+    cells, goal = feature.transpose(0, 1).flatten(1).T.double(), label.flatten().double()[:, None]
+    held_out = _held_out(cells, goal, image, feature.shape[0], folds, ridge)
+    return torch.stack([area_under_curve(found[:, 0], goal[test, 0] != 0) for found, test in held_out]).mean()
+
+
+def readout_gap(student: Tensor, teacher: Tensor, mask: Tensor, *, folds: int = 2, ridge: float = 1e-3) -> Tensor:
+    r"""How much of the teacher's feature inside the hole a linear readout of the student's misses.
+
+    A ridge regression from the student's channels of a hole cell to the teacher's is fitted on some images and judged
+    on the others, in turn. The error is relative to how much the teacher's feature varies there, as in `hole_gap`: 0 if
+    the student knows all that the teacher does, in whatever code, 1 if it knows no more than each channel's mean.
+    `hole_gap` asks for the teacher's own code; where it falls and this does not, the student has changed its code and
+    learned nothing.
+
+    Args:
+        student: (B, C, h, w), at least `folds` images; images times hole cells should be many times C.
+        teacher: (B, C', h, w).
+        mask: (B, 1, H, W), 1 = hole, from the features' resolution upwards.
+        folds: Parts of the batch, at least 2; part k holds the images k, k + folds, ...
+        ridge: Weight of the penalty, as a share of the number of cells; channels are standardised.
+
+    Returns:
+        A scalar >= 0, float64; above 1 where the readout fits its own images alone. NaN where a part has no hole or the
+        teacher's feature does not vary there.
+
+    Raises:
+        ShapeError: Shapes do not fit each other.
+        ConfigError: Fewer than 2 folds, more than images, or a ridge that is not positive.
+
+    Example:
+        >>> import torch
+        >>> from kdinpaint.metrics import hole_gap, readout_gap
+        >>> teacher, mask = torch.randn(4, 3, 8, 8), torch.ones(4, 1, 16, 16)
+        >>> student = 5 - 2 * teacher.flip(1)  # the same knowledge in another code
+        >>> bool(hole_gap(student, teacher, mask) > 5), bool(readout_gap(student, teacher, mask) < 1e-4)
+        (True, True)
+    """
+    check_feature(student, "student")
+    check_feature(teacher, "teacher")
+    if student.shape[0] != teacher.shape[0] or student.shape[2:] != teacher.shape[2:]:
+        raise ShapeError(
+            f"student is {describe(student)} and teacher {describe(teacher)}; only their channels may differ."
         )
-    hole = _hole_cells(feature, mask)
-    part = (torch.arange(feature.shape[0], device=feature.device) % folds)[:, None, None].expand_as(hole).flatten()
-    cells = feature.transpose(0, 1).flatten(1).T.double()
-    label = hole.flatten()
-    areas = []
-    for fold in range(folds):
-        train, test = part != fold, part == fold
-        centre, spread = cells[train].mean(0), cells[train].std(0, correction=0)
-        x = torch.where(spread > 0, (cells - centre) / torch.where(spread > 0, spread, 1), 0)
-        y = label[train].double() - label[train].double().mean()
-        gram = x[train].T @ x[train] + ridge * len(y) * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
-        weights = torch.linalg.solve(gram, x[train].T @ y)
-        areas.append(area_under_curve(x[test] @ weights, label[test]))
-    return torch.stack(areas).mean()
+    hole = _hole_cells(student, mask)
+    image = torch.arange(student.shape[0], device=student.device)[:, None, None].expand_as(hole)[hole]
+    cells, goal = (x.transpose(0, 1)[:, hole].T.double() for x in (student, teacher))
+    held_out = _held_out(cells, goal, image, student.shape[0], folds, ridge)
+    error = torch.cat([(found - goal[test]).square() for found, test in held_out]).mean()
+    variance = goal.var(0, correction=0).mean() if len(goal) > 1 else goal.new_tensor(0.0)
+    return torch.where(variance > 0, error / variance, torch.nan)
 
 
 def area_under_curve(scores: Tensor, labels: Tensor) -> Tensor:
@@ -170,3 +205,30 @@ def _hole_cells(feature: Tensor, mask: Tensor) -> Tensor:
     """(B, h, w), bool."""
     check_mask(mask, feature, same_size=False)
     return resize_mask(mask, (feature.shape[-2], feature.shape[-1]))[:, 0] != 0
+
+
+def _held_out(
+    cells: Tensor, goal: Tensor, image: Tensor, images: int, folds: int, ridge: float
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Predict each fold of the images by a ridge regression from (N, C) cells to a (N, D) goal, fitted on the others.
+
+    Yields:
+        Of each fold, the predictions, and which of the N cells they are of.
+    """
+    if not 2 <= folds <= images or ridge <= 0:
+        raise ConfigError(
+            f"folds is {folds}, for {images} images, and ridge {ridge}; expected at least 2 folds, no more than "
+            f"images, and a positive ridge."
+        )
+    part = image % folds
+    for fold in range(folds):
+        train, test = part != fold, part == fold
+        if not train.any():
+            yield torch.full_like(goal[test], torch.nan), test
+            continue
+        centre, spread = cells[train].mean(0), cells[train].std(0, correction=0)
+        x = torch.where(spread > 0, (cells - centre) / torch.where(spread > 0, spread, 1), 0)
+        mean = goal[train].mean(0)
+        penalty = ridge * train.sum() * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+        weights = torch.linalg.solve(x[train].T @ x[train] + penalty, x[train].T @ (goal[train] - mean))
+        yield mean + x[test] @ weights, test

@@ -29,6 +29,17 @@ def test_differences_and_intervals_stand_in_the_table() -> None:
     assert "| 0.50 | -0.10 |" in text, "share of effective channels, correlation"
 
 
+def test_features_have_the_columns_that_were_measured() -> None:
+    content = result({"plain": {}, "ours": {}})
+    assert "| 0.90, - | 0.70, 0.50 | 0.80, 0.60 |" in report(content)
+    for runs in content["results"].values():
+        for run in runs.values():
+            del run["mechanism"]["readout_gap"]
+    text = report(content)
+    assert "| 0.90, - | 0.80, 0.60 |" in text
+    assert "eadout" not in text
+
+
 def test_a_small_difference_is_called_noise() -> None:
     content = result({"plain": {}, "ours": {}})
     for seed, shift in zip("012", (0.1, -0.1, 0.02), strict=True):

@@ -66,7 +66,7 @@ def test_a_result_holds_what_it_promises(finished: tuple[dict, Path]) -> None:
     assert [point["step"] for point in run["curve"]] == [3, 6]
     assert len(run["records"]["psnr"]) == len(content["ratio"]) == len(content["image"]) == 12
     assert [part["count"] for part in run["bins"]] == [2] * 6
-    assert len(run["mechanism"]["hole_gap"]) == len(run["mechanism"]["mask_probe_auc"]) == 2
+    assert [len(run["mechanism"][key]) for key in ("hole_gap", "readout_gap", "mask_probe_auc")] == [2, 2, 2]
     assert len(run["mechanism"]["adaptive"]) == 4
     assert run["mechanism"]["importance"]["cross"][0]["channels"] == 4
     assert "importance" not in content["results"]["off"]["1"]["mechanism"]

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from kdinpaint._core.errors import ConfigError, ShapeError
-from kdinpaint.metrics import adaptive_statistics, area_under_curve, hole_gap, mask_probe_auc
+from kdinpaint.metrics import adaptive_statistics, area_under_curve, hole_gap, mask_probe_auc, readout_gap
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -72,6 +72,40 @@ def test_probe_is_held_out_by_image() -> None:
     assert mask_probe_auc(feature, mask).item() == 0
 
 
+def test_readout_finds_what_is_known_in_any_code(mask: torch.Tensor) -> None:
+    teacher, noise = random(6, 4, 32, 32), random(6, 5, 32, 32, seed=1)
+    coded = torch.einsum("kc,bchw->bkhw", random(6, 4, seed=2), teacher) + 3
+    assert readout_gap(torch.cat([noise, coded], 1), teacher, mask, ridge=1e-9).item() < 1e-6
+    assert hole_gap(coded[:, :4], teacher, mask).item() > 1
+    outside = torch.where(F.max_pool2d(mask, 1).bool(), noise[:, :4], teacher)  # what is known outside does not count
+    assert readout_gap(outside, teacher, mask).item() == pytest.approx(1, abs=0.02)
+
+
+def test_readout_of_noisy_knowledge_misses_the_share_of_the_noise(mask: torch.Tensor) -> None:
+    """The best linear guess of t from t + s n, both of unit variance, misses s^2 / (1 + s^2) of it."""
+    teacher = random(6, 3, 32, 32)
+    student = teacher + 0.5 * random(6, 3, 32, 32, seed=1)
+    assert readout_gap(student, teacher, mask).item() == pytest.approx(0.2, abs=0.01)
+    half = torch.cat([teacher[:, :1], random(6, 1, 32, 32, seed=2)], 1)  # one of two channels
+    known, missed = (teacher[:, c][mask[:, 0].bool()].var().item() for c in range(2))
+    found = readout_gap(half, teacher[:, :2], mask, ridge=1e-9).item()
+    assert found == pytest.approx(missed / (known + missed), abs=0.02)
+
+
+def test_readout_is_held_out_by_image() -> None:
+    """A code that changes from image to image cannot be read."""
+    teacher = random(2, 1, 16, 16)
+    student = torch.stack([teacher[0], -teacher[1]])
+    assert readout_gap(student, teacher, torch.ones(2, 1, 16, 16)).item() == pytest.approx(4, abs=0.4)
+
+
+def test_readout_is_unknown_where_there_is_nothing_to_fit_or_to_read(mask: torch.Tensor) -> None:
+    teacher = random(6, 5, 16, 16)
+    alternate = mask * (torch.arange(6) % 2)[:, None, None, None]
+    for hole, target in ((mask * 0, teacher), (alternate, teacher), (mask, torch.ones_like(teacher))):
+        assert readout_gap(teacher, target, hole).isnan()
+
+
 def test_area_against_counting_pairs() -> None:
     scores = torch.randint(0, 5, (40,), generator=seeded())
     labels = torch.rand(40, generator=seeded(1)) < 0.4
@@ -103,11 +137,14 @@ def test_errors_say_what_came() -> None:
     x, mask = torch.zeros(2, 3, 8, 8), torch.ones(2, 1, 8, 8)
     with pytest.raises(ShapeError, match="expected equal shapes"):
         hole_gap(x, x[:, :2], mask)
+    with pytest.raises(ShapeError, match="only their channels"):
+        readout_gap(x, x[..., :4], mask)
     with pytest.raises(ShapeError, match="2K"):
         adaptive_statistics(x, x, mask)
     with pytest.raises(ShapeError, match="shape \\(N,\\)"):
         area_under_curve(torch.zeros(3), torch.zeros(2))
     with pytest.raises(ConfigError, match="folds is 3, for 2 images"):
         mask_probe_auc(x, mask, folds=3)
-    with pytest.raises(ConfigError, match="positive ridge"):
-        mask_probe_auc(x, mask, ridge=0)
+    for probe in (lambda ridge: mask_probe_auc(x, mask, ridge=ridge), lambda r: readout_gap(x, x, mask, ridge=r)):
+        with pytest.raises(ConfigError, match="positive ridge"):
+            probe(0)
