@@ -27,7 +27,7 @@ def result(
             ],
             "mechanism": {
                 "hole_gap": [{"all": 0.9}, {"all": None}],
-                "readout_gap": [{"all": 0.7}, {"all": 0.5}],
+                "readout_gap": [{"all": 0.7, "deeper": 0.6}, {"all": 0.5}],
                 "mask_probe_auc": [{"all": 0.8}, {"all": 0.6}],
                 "adaptive": {"fillers.0.conv1": {"offset": {"all": 0.5}, "kernel_spread": {"all": 0.1}}},
                 "importance": {"cross": [{"effective_channels": 4.0, "channels": 8, "correlation": -0.1}]},

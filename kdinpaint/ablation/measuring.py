@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from kdinpaint.data import PairManifest
 from kdinpaint.distill import CrossDistillLoss, SelfDistillLoss, effective_channels, importance_correlation
@@ -130,7 +131,8 @@ def mechanism(
     Returns:
         "hole_gap", "readout_gap" and "mask_probe_auc", a list with one entry a level, shallow to deep; "adaptive", one
         entry a module, by its name; "importance", one entry a pair of levels. Entries hold one value for "all" pairs
-        and, but for readouts, which need many, one for each hole-ratio bin in "bins", None where there is none.
+        and one for each hole-ratio bin in "bins", None where there is none. Readouts need many pairs and have no bins,
+        but "deeper", what is read of the same level of the teacher from the next deeper level of the student.
     """
     features, stats = _observe(model, pairs)
     found: dict[str, Any] = {
@@ -149,8 +151,7 @@ def mechanism(
     targets = [torch.cat(level) for level in zip(*(encode(image) for image, _, _ in pairs.batches()), strict=True)]
     found["hole_gap"] = [_by_ratio(pairs, _gap, f, t) for f, t in zip(features, targets, strict=True)]
     if len(pairs) > 1:
-        gaps = [readout_gap(f, t, pairs.mask) for f, t in zip(features, targets, strict=True)]
-        found["readout_gap"] = [{"all": _finite(float(gap))} for gap in gaps]
+        found["readout_gap"] = _readouts(features, targets, pairs.mask)
     if objective is not None:
         found["importance"] = _importance(objective, features, targets, pairs.mask)
     return found
@@ -185,6 +186,16 @@ def _probe(feature: Tensor, mask: Tensor) -> float:
 
 def _gap(student: Tensor, teacher: Tensor, mask: Tensor) -> float:
     return float(hole_gap(student, teacher, mask))
+
+
+def _readouts(features: list[Tensor], targets: list[Tensor], mask: Tensor) -> list[dict[str, float | None]]:
+    found = []
+    for level, target in enumerate(targets):
+        sources = {"all": features[level]}
+        if level + 1 < len(features):
+            sources["deeper"] = F.interpolate(features[level + 1], target.shape[2:])
+        found.append({name: _finite(float(readout_gap(source, target, mask))) for name, source in sources.items()})
+    return found
 
 
 def _adaptive(offset: Tensor, kernel: Tensor, mask: Tensor, *, key: str) -> float:

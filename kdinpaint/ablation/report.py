@@ -16,6 +16,7 @@ _METRICS = {"psnr": ("PSNR, dB", 2), "hole_psnr": ("hole PSNR, dB", 2), "ssim": 
 _LEGEND = {
     "hole gap, shallow to deep": "Hole gap: 0 equals the teacher, 1 knows no more than each channel's mean.",
     "readout gap": "Readout gap: the same of the best linear map of the features.",
+    "readout gap, next deeper level": "Next deeper level: of the same target, read from there.",
     "mask probe AUC": "Mask probe: 0.5 if no linear probe sees the hole, 1 if it is plain to see.",
 }
 _MEANING = (
@@ -150,6 +151,7 @@ def _mechanism(content: Mapping[str, Any], names: Sequence[str]) -> str:
                 "features": name,
                 "hole gap, shallow to deep": _levels(runs, "hole_gap"),
                 "readout gap": _levels(runs, "readout_gap"),
+                "readout gap, next deeper level": _levels(runs, "readout_gap", "deeper"),
                 "mask probe AUC": _levels(runs, "mask_probe_auc"),
                 "effective channels, share": _mean(
                     [e["effective_channels"] / e["channels"] for e in _entries(runs)], ".2f"
@@ -172,9 +174,9 @@ def _entries(runs: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return [entry for run in runs for entry in run.get("importance", {}).get("cross", [])]
 
 
-def _levels(runs: Sequence[Mapping[str, Any]], key: str) -> str:
+def _levels(runs: Sequence[Mapping[str, Any]], key: str, part: str = "all") -> str:
     """A value a level, averaged over seeds."""
-    columns = zip(*([level["all"] for level in run[key]] for run in runs if key in run), strict=True)
+    columns = zip(*([level[part] for level in run[key] if part in level] for run in runs if key in run), strict=True)
     return ", ".join(_mean(list(column), ".2f") for column in columns) or "-"
 
 

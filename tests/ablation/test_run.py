@@ -67,6 +67,7 @@ def test_a_result_holds_what_it_promises(finished: tuple[dict, Path]) -> None:
     assert len(run["records"]["psnr"]) == len(content["ratio"]) == len(content["image"]) == 12
     assert [part["count"] for part in run["bins"]] == [2] * 6
     assert [len(run["mechanism"][key]) for key in ("hole_gap", "readout_gap", "mask_probe_auc")] == [2, 2, 2]
+    assert [list(level) for level in run["mechanism"]["readout_gap"]] == [["all", "deeper"], ["all"]]
     assert len(run["mechanism"]["adaptive"]) == 4
     assert run["mechanism"]["importance"]["cross"][0]["channels"] == 4
     assert "importance" not in content["results"]["off"]["1"]["mechanism"]
