@@ -8,6 +8,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -268,8 +269,7 @@ def protocols(content: dict[str, Any]) -> str:
     )
 
 
-def ablation(content: dict[str, Any]) -> str:
-    name = content["grid"]["name"]
+def ablation(content: dict[str, Any], name: str) -> str:
     pictures = [
         f"![{what}](../images/{name}_{kind}.png)\n"
         for kind, what in (
@@ -362,7 +362,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "comparators_retrofitted_cpu": ("comparison.md", comparators_retrofitted),
     "comparators_retrofitted_gpu": ("comparison.md", comparators_retrofitted),
     "ablation_parts:brief": ("../../README.md", ablation_brief),
-    **{f"ablation_{grid}": ("what_helps.md", ablation) for grid in GRIDS},
+    **{f"ablation_{grid}": ("what_helps.md", partial(ablation, name=f"ablation_{grid}")) for grid in GRIDS},
 }
 """By name of the result file, with a suffix where it is shown twice: the page that shows it, and how. Without the file
 the page says so."""

@@ -20,13 +20,19 @@ _UNITS = {"psnr": "PSNR, dB", "hole_psnr": "hole PSNR, dB", "ssim": "SSIM"}
 
 
 def draw_figures(
-    content: Mapping[str, Any], folder: Path, *, reference: str | None = None, metric: str = "psnr"
+    content: Mapping[str, Any],
+    folder: Path,
+    *,
+    name: str | None = None,
+    reference: str | None = None,
+    metric: str = "psnr",
 ) -> list[Path]:
-    """Draw `NAME_forest.png`, `NAME_steps.png` and `NAME_holes.png`, NAME being that of the grid.
+    """Draw `NAME_forest.png`, `NAME_steps.png` and `NAME_holes.png`.
 
     Args:
         content: Of a result file.
         folder: Made if missing.
+        name: Of the files; that of the grid by default.
         reference: The cell that differences are taken from; the grid's own by default.
         metric: "psnr", "hole_psnr" or "ssim".
 
@@ -54,7 +60,7 @@ def draw_figures(
         if not draw(figure, axes, content, others, reference, metric):
             continue
         axes.spines[["top", "right"]].set_visible(False)
-        path = folder / f"{content['grid']['name']}_{kind}.png"
+        path = folder / f"{name or content['grid']['name']}_{kind}.png"
         with atomic_path(path) as temporary:
             figure.savefig(temporary, dpi=130, metadata={"Software": None})
         drawn.append(path)

@@ -126,7 +126,7 @@ def report_command(config: Annotated[ReportConfig, tyro.conf.arg(name="")]) -> N
     if config.figures is not None:
         from kdinpaint.ablation.figures import draw_figures  # brings matplotlib
 
-        for path in draw_figures(content, config.figures, reference=config.reference):
+        for path in draw_figures(content, config.figures, name=config.result.stem, reference=config.reference):
             print(path)
     if config.features is not None:
         from kdinpaint.ablation.features import draw_features
