@@ -22,7 +22,8 @@ from kdinpaint.models import AutoEncoder, InpaintingNet, load_model, model_cost,
 from kdinpaint.training.claim import claim_folder
 from kdinpaint.training.config import RuntimeConfig
 from kdinpaint.training.engine import Stage, make_accelerator
-from kdinpaint.training.objectives import StudentObjective, TeacherObjective
+from kdinpaint.training.objectives import TeacherObjective
+from kdinpaint.training.student import StudentObjective
 
 __all__ = ["CellTask", "Settled", "TeacherTask"]
 

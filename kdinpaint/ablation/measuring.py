@@ -28,7 +28,7 @@ from kdinpaint.metrics import (
 )
 from kdinpaint.models import InpaintingNet
 from kdinpaint.ops import RATIO_BINS, composite
-from kdinpaint.training.objectives import StudentObjective
+from kdinpaint.training.student import StudentObjective
 
 __all__ = ["EvaluationPairs", "mechanism", "quick_score", "score"]
 

@@ -14,8 +14,9 @@ from kdinpaint.cli import training_step
 from kdinpaint.models import AutoEncoder, InpaintingNet, create_model
 from kdinpaint.training.config import OptimConfig, RuntimeConfig
 from kdinpaint.training.engine import Stage, make_accelerator
-from kdinpaint.training.objectives import StudentObjective, TeacherObjective
+from kdinpaint.training.objectives import TeacherObjective
 from kdinpaint.training.presets import Preset
+from kdinpaint.training.student import StudentObjective
 from kdinpaint.training.train import teacher_name
 
 __all__ = ["Estimate", "estimate_run"]

@@ -21,7 +21,7 @@ from kdinpaint.models import AutoEncoder, InpaintingNet, create_model
 from kdinpaint.ops import mask_pyramid
 from kdinpaint.training.config import DistillConfig, LossConfig, OptimConfig, RuntimeConfig
 from kdinpaint.training.engine import Stage, make_accelerator
-from kdinpaint.training.objectives import StudentObjective
+from kdinpaint.training.student import StudentObjective
 
 __all__ = ["TrainingStep"]
 

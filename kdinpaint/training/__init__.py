@@ -16,11 +16,12 @@ from kdinpaint.training.config import (
 )
 from kdinpaint.training.edge_connect import EdgeConnectObjective
 from kdinpaint.training.evaluation import evaluate_model, evaluate_models
-from kdinpaint.training.objectives import Losses, Objective, StudentObjective, TeacherObjective, inpainting_loss
+from kdinpaint.training.objectives import Losses, Objective, TeacherObjective, inpainting_loss
 from kdinpaint.training.phases import comparator_objective, make_comparator, train_comparator
 from kdinpaint.training.presets import PRESETS, Preset
 from kdinpaint.training.recipes import RECIPES, Phase, Recipe
 from kdinpaint.training.run import Run
+from kdinpaint.training.student import StudentObjective
 from kdinpaint.training.train import train
 
 __all__ = [

@@ -28,7 +28,8 @@ from kdinpaint.training.config import DataConfig, OptimConfig, RuntimeConfig, St
 from kdinpaint.training.engine import Stage, make_accelerator
 from kdinpaint.training.environment import environment
 from kdinpaint.training.evaluation import evaluate_models
-from kdinpaint.training.objectives import ExtraLoss, Objective, StudentObjective, TeacherObjective
+from kdinpaint.training.objectives import Objective, TeacherObjective
+from kdinpaint.training.student import ExtraLoss, StudentObjective
 from kdinpaint.training.watch import Watch
 
 __all__ = ["Run", "config_dict"]
