@@ -172,6 +172,7 @@ _FORMS = (
     Cell("near the rim", {**_STRONG, _DISTILL + "rim": 1.0}),
     Cell("coarse content", {**_STRONG, _DISTILL + "low_pass": 4}),
     Cell("cosine", {**_STRONG, _DISTILL + "distance": "cosine"}),
+    Cell("student's aligner", {**_STRONG, _DISTILL + "aligner": "student"}),
     Cell("heteroscedastic", {**_STRONG, _DISTILL + "distance": "heteroscedastic"}),
     Cell("everywhere first", {**_STRONG, _DISTILL + "everywhere_first": 0.3}),
     Cell("projected", {**_STRONG, _DISTILL + "balance": "project"}),

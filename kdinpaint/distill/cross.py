@@ -20,9 +20,9 @@ from kdinpaint.distill.importance import ImportancePool
 from kdinpaint.layers.blocks import ResidualBlock
 from kdinpaint.ops.masks import MaskResize
 
-__all__ = ["CrossDistillLoss", "TeacherAligner"]
+__all__ = ["Aligner", "CrossDistillLoss"]
 
-TeacherAligner = Literal["none", "teacher"]
+Aligner = Literal["none", "teacher", "student"]
 
 
 class CrossDistillLoss(ChannelDistillLoss):
@@ -51,7 +51,10 @@ class CrossDistillLoss(ChannelDistillLoss):
         joint: Let this loss train all that a `MetaLearner` should; it collapses, for ablations only.
         aligner: "teacher" passes the teacher's features through a residual block, the identity when fresh, before
             they are compared: the target becomes what of them is worth imitating (the ICCV form). Only a `MetaLearner`
-            may train it, see `aligner_parameters`: trained with this loss it becomes a constant.
+            may train it, see `aligner_parameters`: trained with this loss it becomes a constant. "student" passes the
+            student's features through a 1 x 1 convolution, the identity when fresh, that trains with the student and is
+            left behind (the regressor of FitNets, Romero et al. 2015): the student may keep a code of its own as
+            long as the teacher's can be read from it.
         distance: "mse"; "smooth_l1", which outliers pull less; "cosine", 1 - cos of the feature vectors of each cell,
             which leaves their length alone; or "heteroscedastic", squared errors divided by their running mean per
             channel and level, which is the Gaussian likelihood with the variance at its optimum: channels that turn
@@ -90,7 +93,7 @@ class CrossDistillLoss(ChannelDistillLoss):
         temperature: float = 1.0,
         pool: ImportancePool = "all",
         joint: bool = False,
-        aligner: TeacherAligner = "none",
+        aligner: Aligner = "none",
         distance: Distance = "mse",
         region: Region = "hole",
         rim: float | None = None,
@@ -98,7 +101,7 @@ class CrossDistillLoss(ChannelDistillLoss):
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        check_choice(aligner, get_args(TeacherAligner), "aligner")
+        check_choice(aligner, get_args(Aligner), "aligner")
         super().__init__(
             channels,
             importance=importance,
@@ -124,9 +127,16 @@ class CrossDistillLoss(ChannelDistillLoss):
             assert isinstance(block, ResidualBlock)
             nn.init.zeros_(block.conv2.weight)
             nn.init.zeros_(block.conv2.bias)  # type: ignore[arg-type]
+        self.readouts = nn.ModuleList(
+            nn.Conv2d(c, c, 1, device=device, dtype=dtype) for c in (channels if aligner == "student" else ())
+        )
+        for readout in self.readouts:
+            assert isinstance(readout, nn.Conv2d)
+            nn.init.dirac_(readout.weight)
+            nn.init.zeros_(readout.bias)  # type: ignore[arg-type]
 
     def aligner_parameters(self) -> list[nn.Parameter]:
-        """Of the transform of the teacher's features, for `MetaLearner(aligners=...)`; none with aligner="none"."""
+        """Of the transform of the teacher's features, for `MetaLearner(aligners=...)`; none without one."""
         return list(self.aligners.parameters())
 
     def targets(self, teacher: Sequence[Tensor]) -> list[Tensor]:
@@ -149,7 +159,9 @@ class CrossDistillLoss(ChannelDistillLoss):
             ShapeError: Levels, channels or sizes do not fit.
         """
         targets = self.targets(teacher)
-        distances = self._pair_distances(student, targets if self.joint else [t.detach() for t in targets], mask)
+        distances = self._pair_distances(
+            self._read(student), targets if self.joint else [t.detach() for t in targets], mask
+        )
         if self.training:
             self.observe(teacher)
         weights = self.importance(teacher, mask)
@@ -160,4 +172,11 @@ class CrossDistillLoss(ChannelDistillLoss):
 
         They are differentiable with respect to the student's features, and to `aligner_parameters`.
         """
-        return self._pair_distances(student, self.targets(teacher), mask)
+        return self._pair_distances(self._read(student), self.targets(teacher), mask)
+
+    def _read(self, student: Sequence[Tensor]) -> Sequence[Tensor]:
+        """The student's features, through the aligner if that is its side."""
+        if not self.readouts:
+            return student
+        self._check_levels(student)
+        return [readout(feature) for readout, feature in zip(self.readouts, student, strict=True)]

@@ -113,8 +113,9 @@ class DistillConfig:
     """Decay length in cells: hole cells far from the known ones lose weight, because less of them can be known."""
     low_pass: int = 1
     """Side in cells of the blocks whose means are compared; 1 compares cells."""
-    aligner: Literal["none", "teacher"] = "none"
-    """A meta-learned transform of the teacher's features (the ICCV form)."""
+    aligner: Literal["none", "teacher", "student"] = "none"
+    """A meta-learned transform of the teacher's features (the ICCV form); or a linear one of the student's that trains
+    with it, so that it may keep a code of its own."""
     level_weights: Literal["equal", "learned"] = "equal"
     """Weights of the levels; learned ones are meta-learned, and can switch off a level that is out of reach."""
     everywhere_first: float = 0.0

@@ -255,6 +255,7 @@ class StudentObjective(Objective):
         terms = list(self._terms(kept))
         everything = self.meta.method == "l2t"
         own = [] if self.self_distill is None else list(self.self_distill.aligners.parameters())
+        own += [] if self.cross is None else list(self.cross.readouts.parameters())
 
         def distances() -> list[Tensor]:
             if self.attention is None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from kdinpaint import CrossDistillLoss, SelfDistillLoss
-from kdinpaint._core.errors import ConfigError
+from kdinpaint._core.errors import ConfigError, ShapeError
 from kdinpaint.distill.cells import block_mean, cell_weights
 
 FORMS = [
@@ -24,6 +24,7 @@ FORMS = [
     {"low_pass": 2},
     {"low_pass": 3, "rim": 0.5, "distance": "smooth_l1", "reduction": "sum"},
     {"aligner": "teacher", "level_weights": "learned"},
+    {"aligner": "student"},
 ]
 
 
@@ -192,6 +193,25 @@ def test_fresh_aligner_is_the_identity_and_only_the_meta_learner_may_train_it():
     assert all(p.grad is not None for p in loss.aligner_parameters())
 
 
+def test_student_side_aligner_trains_along_and_forgives_another_code():
+    _, teacher = pair(dtype=torch.float32)
+    mask, code = random_mask(2, 6, 8), torch.tensor([[0.0, -2.0, 0.0], [0.0, 0.0, 0.5], [1.0, 0.0, 0.0]])
+    student = torch.einsum("kc,bchw->bkhw", code, teacher) + 1
+    loss = CrossDistillLoss([3], aligner="student")
+    fresh = loss([student], [teacher], mask)
+    assert_equal(fresh.detach(), CrossDistillLoss([3])([student], [teacher], mask).detach())
+    assert loss.aligner_parameters() == []
+    fresh.backward()
+    assert all(p.grad is not None for p in loss.readouts.parameters())
+    with torch.no_grad():
+        loss.readouts[0].weight.copy_(code.inverse()[..., None, None])
+        loss.readouts[0].bias.copy_(-code.inverse().sum(1))
+    assert loss([student], [teacher], mask).item() < 1e-10
+    assert sum(d.sum() for d in loss.distances([student], [teacher], mask)).item() < 1e-8
+    with pytest.raises(ShapeError, match="level 0"):
+        loss([student[:, :2]], [teacher], mask)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -199,7 +219,7 @@ def test_fresh_aligner_is_the_identity_and_only_the_meta_learner_may_train_it():
         ({"region": "rim"}, "region is 'rim'"),
         ({"rim": 0.0}, "rim 0.0"),
         ({"low_pass": 0}, "low_pass is 0"),
-        ({"aligner": "student"}, "aligner is 'student'"),
+        ({"aligner": "both"}, "aligner is 'both'"),
         ({"level_weights": "free"}, "level_weights is 'free'"),
     ],
 )

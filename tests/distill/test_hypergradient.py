@@ -166,10 +166,15 @@ class Procedure:
         return [*torch.autograd.grad(importance, meta, found.importance), *found.aligners], [*meta, *aligners]
 
 
-OPTIONS = [{}, {"level_weights": "learned", "distance": "smooth_l1", "rim": 1.0}, {"aligner": "teacher"}]
+OPTIONS = [
+    {},
+    {"level_weights": "learned", "distance": "smooth_l1", "rim": 1.0},
+    {"aligner": "teacher"},
+    {"aligner": "student"},
+]
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=["plain", "levels", "aligner"])
+@pytest.mark.parametrize("options", OPTIONS, ids=["plain", "levels", "teacher", "student"])
 @pytest.mark.parametrize(("momentum", "weight_decay"), [(0.0, 0.0), (0.9, 0.01)])
 def test_unrolled_is_the_finite_difference_of_the_whole_procedure(options, momentum, weight_decay):
     problem = Procedure(**options)
@@ -181,7 +186,7 @@ def test_unrolled_is_the_finite_difference_of_the_whole_procedure(options, momen
     assert max(abs(difference) for difference, _ in expected) > 1e-6
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=["plain", "levels", "aligner"])
+@pytest.mark.parametrize("options", OPTIONS, ids=["plain", "levels", "teacher", "student"])
 def test_lookahead_is_the_finite_difference_of_one_step(options):
     problem = Procedure(**options)
     steps = VirtualSteps(0.05, 1)

@@ -169,6 +169,7 @@ OPTIONS: dict[str, dict[str, object]] = {
     "attention alone": {"attention_transfer": 0.5, "cross": 0.0, "self_distill": 0.0},
     "aligner": {"aligner": "teacher"},
     "aligner, uniform": {"aligner": "teacher", "importance": "uniform"},
+    "student's aligner": {"aligner": "student"},
     "levels": {"level_weights": "learned"},
     "forms": {"distance": "cosine", "region": "all", "rim": 1.0, "low_pass": 2},
     "likelihood": {"distance": "heteroscedastic", "balance": "norm"},
