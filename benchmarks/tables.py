@@ -24,8 +24,8 @@ RESULTS, METHOD = ROOT / "benchmarks" / "results", ROOT / "docs" / "method"
 
 
 def machine(environment: dict[str, Any]) -> str:
-    parts = [environment["processor"], f"{environment['threads']} threads", f"torch {environment['torch']}"]
-    return ", ".join(parts)
+    threads = "1 thread" if environment["threads"] == 1 else f"{environment['threads']} threads"
+    return f"{environment['processor']}, {threads}, torch {environment['torch']}"
 
 
 def model_cost(content: dict[str, Any]) -> str:
