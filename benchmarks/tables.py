@@ -333,6 +333,7 @@ def meta_cost(content: dict[str, Any]) -> str:
 
 
 GRIDS = (
+    "parts_1500",
     "parts",
     "parts_strong",
     "factorial",
@@ -361,7 +362,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "table1_small_gpu": ("comparison.md", table1_small),
     "comparators_retrofitted_cpu": ("comparison.md", comparators_retrofitted),
     "comparators_retrofitted_gpu": ("comparison.md", comparators_retrofitted),
-    "ablation_parts:brief": ("../../README.md", ablation_brief),
+    "ablation_parts_1500:brief": ("../../README.md", ablation_brief),
     **{f"ablation_{grid}": ("what_helps.md", partial(ablation, name=f"ablation_{grid}")) for grid in GRIDS},
 }
 """By name of the result file, with a suffix where it is shown twice: the page that shows it, and how. Without the file
