@@ -341,6 +341,7 @@ GRIDS = (
     "adaptive_conv",
     "importance",
     "forms",
+    "aligner",
     "init",
     "forcing",
     "teacher",

@@ -172,11 +172,16 @@ _FORMS = (
     Cell("near the rim", {**_STRONG, _DISTILL + "rim": 1.0}),
     Cell("coarse content", {**_STRONG, _DISTILL + "low_pass": 4}),
     Cell("cosine", {**_STRONG, _DISTILL + "distance": "cosine"}),
-    Cell("student's aligner", {**_STRONG, _DISTILL + "aligner": "student"}),
     Cell("heteroscedastic", {**_STRONG, _DISTILL + "distance": "heteroscedastic"}),
     Cell("everywhere first", {**_STRONG, _DISTILL + "everywhere_first": 0.3}),
     Cell("projected", {**_STRONG, _DISTILL + "balance": "project"}),
     Cell("off for the last half", {**_STRONG, _DISTILL + "off_last": 0.5}),
+)
+_ALIGNER = (
+    Cell("no cross", {CROSS: 0.0}),
+    Cell("0.1", _STRONG),
+    Cell("aligned 0.1", {**_STRONG, _DISTILL + "aligner": "student"}),
+    Cell("aligned 1", {CROSS: 1.0, _DISTILL + "aligner": "student"}),
 )
 _WHERE = (
     Cell("no cross", {CROSS: 0.0}),
@@ -219,6 +224,7 @@ GRIDS: Mapping[str, Grid] = MappingProxyType(
             ),
             Grid("forcing", _FORCING, "plain", "Does teacher forcing help, with and without the method?"),
             Grid("forms", _FORMS, "no cross", "Which form of cross distillation pays?"),
+            Grid("aligner", _ALIGNER, "no cross", "May the student keep a code of its own under cross distillation?"),
             Grid("where", _WHERE, "no cross", "Which cells should cross distillation compare?"),
             Grid("self", _SELF, "no self", "Which form of self distillation pays?"),
             Grid("decoder", _DECODER, "no attention", "What do attention and its fusion bring to the decoder?"),
