@@ -3,7 +3,8 @@
 Work is cut three times. Groups of images bound the memory of the framed input; blocks of output positions that of
 the sampling table; tiles that of the columns, the K^2 * C_in samples of every position, which so stay in the cache
 between the gather that writes them and the matrix product that reads them. Nothing is kept for the backward pass,
-which gathers again. Runs on every device; made for the CPU.
+which gathers again. Runs on every device; made for the CPU. What processor it is decides two things once, see
+`_working_dtype` and `_has_fast_onednn`: rules, not trials at run time, so that results repeat.
 """
 
 import functools
@@ -38,11 +39,12 @@ def forward(
 ) -> Tensor:
     """As `kdinpaint.adaptive_conv2d`, in channels-last memory format."""
     _keep_memory()
-    matrix = _as_matrix(weight)
+    dtype = _working_dtype(input)
+    matrix, bias = _as_matrix(weight.to(dtype)), None if bias is None else bias.to(dtype)
     shape = (kernel.shape[0], *kernel.shape[-2:], weight.shape[0])
     output = input.new_empty(shape) if region is None else input.new_zeros(shape)
     for images in _groups(kernel, region):
-        frame, rows = _framed(input[images])
+        frame, rows = _framed(input[images], dtype)
         part = None if region is None else region[images]
         for positions in Positions.blocks(kernel[images], part, BLOCK // geometry.taps):
             table = sampling_table(offset[images], kernel[images], frame, geometry, positions)
@@ -69,8 +71,9 @@ def backward(
 ) -> Gradients:
     """Gradients for input, weight, offset, kernel and bias, those that are wanted."""
     _keep_memory()
-    matrix = _as_matrix(weight)
-    channels, sums = input.shape[1], torch.promote_types(input.dtype, torch.float32)
+    dtype = _working_dtype(input)
+    matrix = _as_matrix(weight.to(dtype))
+    channels, sums = input.shape[1], torch.promote_types(dtype, torch.float32)
     want_place = wanted[2] or wanted[3]
     allocate = torch.empty_like if region is None else torch.zeros_like
     grad_input = torch.empty_like(input) if wanted[0] else None
@@ -79,13 +82,13 @@ def backward(
     grad_bias = weight.new_zeros(weight.shape[0], dtype=sums) if wanted[4] else None
 
     for images in _groups(kernel, region):
-        frame, rows = _framed(input[images])
+        frame, rows = _framed(input[images], dtype)
         grad_rows = torch.zeros_like(rows, dtype=sums) if wanted[0] else None
         part = None if region is None else region[images]
         for positions in Positions.blocks(kernel[images], part, BLOCK // geometry.taps):
             table = sampling_table(offset[images], kernel[images], frame, geometry, positions)
             index, corner_weight = corners(table.first, frame.step), table.weight.to(rows.dtype)
-            slopes = positions.take(grad[images]).reshape(-1, weight.shape[0])
+            slopes = positions.take(grad[images]).reshape(-1, weight.shape[0]).to(dtype)
             if grad_bias is not None:
                 grad_bias += slopes.sum(0, dtype=sums)
             corner_slopes = torch.empty_like(table.weight) if want_place else None
@@ -149,9 +152,9 @@ def _groups(kernel: Tensor, region: Tensor | None) -> Iterator[slice]:
         yield slice(start, min(batch, start + several))
 
 
-def _framed(input: Tensor) -> tuple[Frame, Tensor]:
+def _framed(input: Tensor, dtype: torch.dtype) -> tuple[Frame, Tensor]:
     frame = Frame(input.shape[0], input.shape[-2], input.shape[-1])
-    return frame, frame.rows(pixels_last(input))
+    return frame, frame.rows(pixels_last(input).to(dtype))
 
 
 def _tiles(index: Tensor, columns: int, geometry: Geometry) -> Iterator[tuple[slice, slice]]:
@@ -169,12 +172,36 @@ def _tile_size(count: int, columns: int) -> int:
 
 
 def _matmul(x: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
-    """The product of x (P, K) and matrix (N, K) transposed, plus bias (N,).
-
-    oneDNN's product where PyTorch has it: on an AMD processor it takes half the time of the library behind `torch.mm`
-    (benchmarks/NOTES.md); others have not been measured. A rule, not a trial at run time, so that results repeat.
-    """
-    if x.is_cpu and x.dtype in (torch.float32, torch.bfloat16) and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+    """The product of x (P, K) and matrix (N, K) transposed, plus bias (N,)."""
+    if x.is_cpu and x.dtype in (torch.float32, torch.bfloat16) and _has_fast_onednn():
         product: Tensor = torch.ops.mkldnn._linear_pointwise(x, matrix, bias, "none", [], "")
         return product
     return F.linear(x, matrix, bias)
+
+
+def _working_dtype(input: Tensor) -> torch.dtype:
+    """Of samples and products: the input's, or float32 where a processor has no 16-bit products.
+
+    oneDNN refuses them there and other libraries do them a number at a time, a hundredfold slower than in float32.
+    """
+    if not input.is_cpu or input.dtype not in (torch.bfloat16, torch.float16):
+        return input.dtype
+    return input.dtype if _has_products(input.dtype) else torch.float32
+
+
+@functools.cache
+def _has_products(dtype: torch.dtype) -> bool:
+    """Whether this processor multiplies matrices of a 16-bit dtype in hardware."""
+    name = "bf16" if dtype == torch.bfloat16 else "fp16"
+    supported = getattr(torch.ops.mkldnn, f"_is_mkldnn_{name}_supported", None)
+    return supported is not None and bool(supported())
+
+
+@functools.cache
+def _has_fast_onednn() -> bool:
+    """Whether oneDNN's matrix product beats the library behind `torch.mm`.
+
+    It takes half the time on an AMD processor with AVX-512 and up to 1.1 times as long on one with AVX2
+    (benchmarks/NOTES.md); others have not been measured.
+    """
+    return torch.backends.cpu.get_cpu_capability() == "AVX512" and hasattr(torch.ops.mkldnn, "_linear_pointwise")

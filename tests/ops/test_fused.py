@@ -138,6 +138,38 @@ def test_sums_over_many_positions_keep_their_precision(dtype):
         assert abs(grad.item() / 4096 - 1) < 0.01
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_processors_without_16_bit_products_compute_in_float32(dtype, monkeypatch):
+    monkeypatch.setattr(tiled, "_has_products", lambda dtype: False)
+    x, weight, offset, kernel = arguments(batch=1, channels=64, outputs=8, size=(9, 9), dtype=torch.float32)
+    x, weight, slope = x.to(dtype), weight.to(dtype), torch.randn(1, 8, 9, 9, generator=seeded(5)).to(dtype)
+
+    def run(x, weight, slope):
+        value = tiled.forward(x, weight, offset, kernel, weight[:, 0, 0, 0], None, GEOMETRY)
+        return value, *tiled.backward(slope, x, weight, offset, kernel, None, GEOMETRY, (True,) * 5)
+
+    found, exact = run(x, weight, slope), run(x.float(), weight.float(), slope.float())
+    assert [t.dtype for t in found] == [dtype] * 3 + [torch.float32] * 2 + [dtype]
+    for value, expected in zip(found, exact, strict=True):  # one rounding, that of the result
+        torch.testing.assert_close(value, expected.to(value.dtype), rtol=torch.finfo(dtype).eps, atol=1e-5)
+
+
+@pytest.mark.parametrize("capability", ["AVX512", "AVX2", "DEFAULT"])
+def test_either_matrix_product(capability, monkeypatch):
+    tensors, slope = arguments(dtype=torch.float32), torch.randn(2, 4, 5, 6, generator=seeded(5))
+
+    def run():
+        value = tiled.forward(*tensors, None, None, GEOMETRY)
+        return value, tiled.backward(slope, *tensors, None, GEOMETRY, (True,) * 5)
+
+    expected = run()
+    tiled._has_fast_onednn.cache_clear()
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    found = run()
+    tiled._has_fast_onednn.cache_clear()
+    torch.testing.assert_close(found, expected)
+
+
 def test_columns_are_never_whole():
     x, weight, offset, kernel = arguments(batch=1, channels=64, outputs=64, size=(96, 96), dtype=torch.float32)
     columns = 9 * 64 * 96 * 96 * 4
