@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from kdinpaint._core.errors import ConfigError, DataError
+from kdinpaint.ablation.networks import LeadingChannels
 from kdinpaint.ablation.values import near
 from kdinpaint.data import PairManifest, common_folder
 from kdinpaint.models import AutoEncoder, InpaintingNet, load_model
@@ -59,4 +60,5 @@ def draw_features(
     students = {name: cast(InpaintingNet, load_model(work / "cells" / name / key / "student")) for name in chosen}
     teacher = cast(AutoEncoder, load_model(work / "teachers" / teachers.pop() / "teacher"))
     pairs = manifest.pairs(common_folder(list(held_out)), channels=teacher.in_channels)
-    return write_feature_figure(path, teacher, students, pairs, level=level)
+    widths = next(iter(students.values())).channels
+    return write_feature_figure(path, LeadingChannels(teacher, widths).encode, students, pairs, level=level)

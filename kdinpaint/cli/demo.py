@@ -87,7 +87,7 @@ def run_demo(config: DemoConfig) -> dict[str, Any]:
     }
     pairs = manifest.pairs(common_folder(held_out))
     write_contact_sheet(config.out / "contact_sheet.png", trained, pairs)
-    gaps = write_feature_figure(config.out / "features.png", teacher, trained, pairs)
+    gaps = write_feature_figure(config.out / "features.png", teacher.encode, trained, pairs)
     return run.evaluate(trained, manifest, extra={"relative_hole_gap": gaps})
 
 

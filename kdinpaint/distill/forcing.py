@@ -20,8 +20,8 @@ def teacher_forcing(
     loss. For features what teacher forcing (Williams and Zipser 1989) with a falling share (Bengio et al. 2015) is for
     sequences; not in the paper.
 
-    Which samples get them is a hash of the number of their hole pixels, so that restarts, batches and processes do not
-    change it.
+    Which samples get them is a hash of their holes, pixel by pixel, so that restarts, batches and processes do not change
+    it.
 
     Args:
         features: One (B, C_l, H_l, W_l) a level.
@@ -44,9 +44,21 @@ def teacher_forcing(
         [[[[1.0, 0.0], [0.0, 0.0]]]]
     """
     check_level_lists(features, targets, ("features", "targets"))
-    pixels = (mask != 0).flatten(1).sum(1)
-    chosen = (pixels * 2654435761 % 2**32 < share * 2**32).view(-1, 1, 1, 1)  # Knuth's multiplicative hash
+    chosen = (_hash(mask) < share * 2**31).view(-1, 1, 1, 1)
     return [
         torch.where(chosen & (resize_mask(mask, (f.shape[-2], f.shape[-1]), mode="max") != 0), t.to(f.dtype), f)
         for f, t in zip(features, targets, strict=True)
     ]
+
+
+def _hash(mask: Tensor) -> Tensor:
+    """A number in [0, 2^31) for the holes of each sample (B,): the sum of those of its hole pixels, mixed."""
+    holes = (mask != 0).flatten(1)
+    pixels = _mixed(torch.arange(1, holes.shape[1] + 1, device=mask.device))
+    return _mixed((holes * pixels).sum(1) % 2**31)
+
+
+def _mixed(numbers: Tensor) -> Tensor:
+    """Integers below 2^31 in an order that looks random: Knuth's multiplicative hash, its high bits folded in."""
+    numbers = numbers * 2654435761 % 2**31
+    return (numbers ^ (numbers >> 15)) * 2246822519 % 2**31

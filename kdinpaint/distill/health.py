@@ -12,12 +12,14 @@ def effective_channels(weights: Tensor) -> Tensor:
     """exp(entropy) of the channel weights: C when uniform, 1 when one channel has it all.
 
     Args:
-        weights: (B, C), >= 0, rows sum to 1.
+        weights: (B, C), >= 0; only their shares count, not their size.
 
     Returns:
         A scalar in [1, C], the mean over the batch.
     """
-    return torch.special.entr(weights).sum(1).exp().mean()
+    wide = weights.to(torch.promote_types(weights.dtype, torch.float32))
+    shares = wide / wide.sum(1, keepdim=True).clamp_min(1e-30)
+    return torch.special.entr(shares).sum(1).exp().mean()
 
 
 def importance_correlation(weights: Tensor, distances: Tensor) -> Tensor:
@@ -51,8 +53,6 @@ def importance_health(weights: Sequence[Tensor], distances: Sequence[Tensor]) ->
     Returns:
         {"effective_share": in (0, 1], "correlation": in [-1, 1]}.
     """
-    wide = [w.to(torch.promote_types(w.dtype, torch.float32)) for w in weights]
-    shares = [w / w.sum(1, keepdim=True).clamp_min(1e-30) for w in wide]
-    share = torch.stack([effective_channels(w) / w.shape[1] for w in shares]).mean()
+    share = torch.stack([effective_channels(w) / w.shape[1] for w in weights]).mean()
     correlation = torch.stack([importance_correlation(w, d) for w, d in zip(weights, distances, strict=True)]).mean()
     return {"effective_share": float(share), "correlation": float(correlation)}

@@ -1,6 +1,6 @@
 """Pictures of a run: a contact sheet of results, and what an encoder knows inside the hole."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -11,7 +11,7 @@ from kdinpaint._core.files import atomic_path
 from kdinpaint._core.optional import require
 from kdinpaint.data import ManifestPairs
 from kdinpaint.metrics import hole_gap
-from kdinpaint.models import AutoEncoder, InpaintingNet
+from kdinpaint.models import InpaintingNet
 from kdinpaint.models.comparators import Comparator
 from kdinpaint.ops import composite, resize_mask
 
@@ -76,7 +76,7 @@ def _write_grid(path: Path, columns: Mapping[str, Sequence[Tensor]]) -> None:
 @torch.inference_mode()
 def write_feature_figure(
     path: Path,
-    teacher: AutoEncoder,
+    encode: Callable[[Tensor], list[Tensor]],
     students: Mapping[str, InpaintingNet],
     pairs: ManifestPairs,
     *,
@@ -90,7 +90,7 @@ def write_feature_figure(
 
     Args:
         path: Of the PNG.
-        teacher: Sees the intact image.
+        encode: The teacher's features (B, C_l, H_l, W_l) of an intact image, those that students imitate.
         students: By the name that heads the column.
         pairs: From `PairManifest.pairs`.
         rows: Number of pairs, spread over the hole ratios above 20 %.
@@ -100,12 +100,12 @@ def write_feature_figure(
         For each student the relative hole gap of every level over all pairs, shallow to deep.
     """
     figure_class = require("matplotlib.figure", extra="train").Figure
-    device = next(teacher.parameters()).device
+    device = next(next(iter(students.values())).parameters()).device
 
     def features(number: int) -> tuple[Tensor, Tensor, list[Tensor], dict[str, list[Tensor]]]:
         pair = pairs[number]
         image, mask = pair["image"][None].to(device), pair["mask"][None].to(device)
-        return image, mask, teacher.encode(image), {n: s.encode(image, mask) for n, s in students.items()}
+        return image, mask, encode(image), {n: s.encode(image, mask) for n, s in students.items()}
 
     gaps: dict[str, list[list[float]]] = {name: [] for name in students}
     for number in range(len(pairs)):

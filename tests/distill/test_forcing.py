@@ -91,3 +91,12 @@ def test_the_choice_is_the_samples_own() -> None:
     for half, further, theirs_too in zip(whole, more, theirs, strict=True):
         replaced = half == theirs_too
         assert further[replaced].equal(theirs_too[replaced]), "who is forced at a share is forced at any above"
+
+
+def test_holes_of_one_area_are_chosen_one_by_one() -> None:
+    mask = torch.zeros(400, 1, 64, 64)
+    corners = torch.randint(0, 32, (400, 2), generator=seeded(3)).tolist()
+    for sample, (top, left) in zip(mask, corners, strict=True):
+        sample[:, top : top + 32, left : left + 32] = 1
+    forced = teacher_forcing([torch.zeros(400, 1, 8, 8)], [torch.ones(400, 1, 8, 8)], mask, share=0.5)[0]
+    assert forced.flatten(1).amax(1).mean().item() == pytest.approx(0.5, abs=0.08)

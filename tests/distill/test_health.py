@@ -32,7 +32,14 @@ class TestEffectiveChannels(Contract):
 
     @pytest.mark.parametrize(
         ("weights", "expected"),
-        [([[0.25] * 4], 4.0), ([[1.0, 0, 0]], 1.0), ([[0.5, 0.5, 0, 0]], 2.0), ([[1.0, 0], [0.5, 0.5]], 1.5)],
+        [
+            ([[0.25] * 4], 4.0),
+            ([[1.0, 0, 0]], 1.0),
+            ([[0.5, 0.5, 0, 0]], 2.0),
+            ([[1.0, 0], [0.5, 0.5]], 1.5),
+            ([[7.0, 7.0, 7.0]], 3.0),  # only shares count: losses with learned level weights have other sums
+            ([[1e-9, 0.0]], 1.0),
+        ],
     )
     def test_by_hand(self, weights, expected):
         assert effective_channels(torch.tensor(weights)).item() == pytest.approx(expected)

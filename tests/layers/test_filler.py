@@ -9,11 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reference_layers import filler
 from reference_ops import adaptive_conv2d_loop
-from torch.utils.flop_counter import FlopCounterMode
 
 from kdinpaint import FillerBlock, adaptive_conv2d
 from kdinpaint._core.errors import ConfigError, ShapeError
-from kdinpaint.ops import resize_mask
+from kdinpaint.ops import resize_mask, tiled
 
 MODES = {
     "parallel": {"in_channels": 2, "out_channels": 4},
@@ -130,16 +129,17 @@ def test_gradients_reach_every_parameter_and_vanish_without_a_hole(name):
     assert all(not p.grad.any() for p in block.parameters())
 
 
-def test_small_holes_cost_less():
-    block, x, work = FillerBlock(2, 4), torch.randn(1, 2, 16, 16), []
+def test_small_holes_cost_less(monkeypatch):
+    block, x, gathered = FillerBlock(2, 4), torch.randn(1, 2, 16, 16), []
+    original = tiled.gather
+    monkeypatch.setattr(tiled, "gather", lambda index, *rest: gathered.append(len(index)) or original(index, *rest))
     for rows in (0, 8, 16):
         mask = torch.zeros(1, 1, 16, 16)
         mask[..., :rows, :] = 1
-        with FlopCounterMode(display=False) as counter:
-            block(x, mask)
-        work.append(counter.get_total_flops())
-    assert work[0] < work[1] < work[2]
-    assert work[2] - work[1] == work[1] - work[0]
+        gathered.clear()
+        block(x, mask)
+        # The first adaptive convolution is dense, for the second reads where it likes; that one is not.
+        assert sum(gathered) == 9 * 8 * 8 + 9 * 8 * rows // 2
 
 
 def test_gradients_reach_a_fresh_block():

@@ -47,7 +47,7 @@ def test_spread_over_ratios_covers_small_and_large_holes(pairs: ManifestPairs) -
 def test_feature_figure_is_drawn_and_returns_a_gap_per_level(pairs: ManifestPairs, tmp_path: Path) -> None:
     teacher = AutoEncoder(3, (4, 6))
     students = {"plain": InpaintingNet(3, (4, 6), filler="none"), "distilled": InpaintingNet(3, (4, 6))}
-    gaps = write_feature_figure(tmp_path / "features.png", teacher, students, pairs, rows=2)
+    gaps = write_feature_figure(tmp_path / "features.png", teacher.encode, students, pairs, rows=2)
     assert {name: len(values) for name, values in gaps.items()} == {"plain": 2, "distilled": 2}
     assert all(np.isfinite(v) for values in gaps.values() for v in values)
     with Image.open(tmp_path / "features.png") as figure:
