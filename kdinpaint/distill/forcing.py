@@ -20,8 +20,7 @@ def teacher_forcing(
     loss. For features what teacher forcing (Williams and Zipser 1989) with a falling share (Bengio et al. 2015) is for
     sequences; not in the paper.
 
-    Which samples get them is a hash of their holes, pixel by pixel, so that restarts, batches and processes do not change
-    it.
+    Which samples get them is a hash of their holes, pixel by pixel; restarts, batches and processes do not change it.
 
     Args:
         features: One (B, C_l, H_l, W_l) a level.

@@ -347,7 +347,7 @@ def test_work_is_proportional_to_the_region(monkeypatch):
     for cells in (0, 10, 20, 40):
         region.view(-1)[:cells] = 1
         tabled.clear(), gathered.clear()
-        with_gradients(lambda *t: adaptive_conv2d(*t, padding=1, region=region), tensors)  # noqa: B023
+        with_gradients(lambda *t: adaptive_conv2d(*t, padding=1, region=region), tensors)
         assert sum(tabled) == sum(gathered) == 2 * 9 * cells  # forward and backward
 
 
