@@ -74,6 +74,8 @@ class TrainingStepConfig:
     """Standard deviation of the offsets, pixels."""
     precision: Literal["no", "bf16"] = "no"
     """Mixed precision."""
+    channels_last: bool = False
+    """Networks and batches in channels-last memory format."""
     rounds: int = 15
     """Samples of each variant."""
     threads: int | None = None
@@ -150,6 +152,7 @@ def run_training_step(config: TrainingStepConfig) -> dict[str, Any]:
             spread=config.spread,
             precision=config.precision,
             device=device.type,
+            channels_last=config.channels_last,
         )
         content["filler"] = step.filler_share(config.ratios, rounds=config.rounds, progress=progress)
         progress("")

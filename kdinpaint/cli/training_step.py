@@ -42,17 +42,28 @@ class TrainingStep:
         spread: Standard deviation of the offsets in pixels: fresh weights would not move anything.
         precision: "no" or "bf16".
         device: Where to compute.
+        channels_last: Networks and batches in channels-last memory format.
 
     Raises:
         ConfigError: There is no such student, or it has no filler blocks.
     """
 
-    def __init__(self, model: str, *, size: int, batch: int, spread: float, precision: str, device: str) -> None:
+    def __init__(
+        self,
+        model: str,
+        *,
+        size: int,
+        batch: int,
+        spread: float,
+        precision: str,
+        device: str,
+        channels_last: bool = False,
+    ) -> None:
         if not model.startswith("kdinpaint_") or model.endswith("_plain"):
             raise ConfigError(f"model is {model!r}; expected a student with filler blocks, for example kdinpaint_base.")
         self.model, self.size, self.batch, self.spread = model, size, batch, spread
         self._folder = Path(tempfile.gettempdir())  # named to the engine, which only writes there in a real run
-        self._runtime = RuntimeConfig(device="cpu" if device == "cpu" else "auto")
+        self._runtime = RuntimeConfig(device="cpu" if device == "cpu" else "auto", channels_last=channels_last)
         self._accelerator = make_accelerator(self._runtime, precision, self._folder)
         self.device = self._accelerator.device
 
@@ -104,14 +115,21 @@ class TrainingStep:
         }
 
     def largest_costs(self, ratio: float, *, steps: int = 3, count: int = 3) -> dict[str, list[dict[str, Any]]]:
-        """The operators that take most of a plain and of a distilled step themselves, with their share of it."""
+        """The operators that take most time themselves, with their share of it.
+
+        Of a plain and of a distilled step, of the plain step's filler blocks alone, forward and backward, and of inference.
+        """
         batch = self._batch(ratio)
-        found = {}
-        for name, distilled in (("plain", False), ("distilled", True)):
-            stage = self._stage(distilled=distilled)
-            self._warm((stage,), batch)
-            found[name] = _largest(_step(stage, batch, number=1), self.device, steps=steps, count=count)
-        return found
+        plain, distilled = self._stage(distilled=False), self._stage(distilled=True)
+        self._warm((plain, distilled), batch)
+        net = cast(InpaintingNet, plain.objective.net)
+        calls = {
+            "plain": _step(plain, batch),
+            "distilled": _step(distilled, batch),
+            "filler blocks": _fillers(net, batch),
+            "inference": torch.inference_mode()(partial(net, batch["image"], batch["mask"])),
+        }
+        return {name: _largest(call, self.device, steps=steps, count=count) for name, call in calls.items()}
 
     def _stage(self, *, distilled: bool, **options: Any) -> Stage:  # noqa: ANN401 - options of the model
         torch.manual_seed(0)
@@ -168,6 +186,25 @@ def _step(stage: Stage, batch: dict[str, Tensor], *, number: int = 1) -> Callabl
     def call() -> Any:  # noqa: ANN401 - a log
         stage.step = number
         return stage._one_step(batch)
+
+    return call
+
+
+def _fillers(net: InpaintingNet, batch: dict[str, Tensor]) -> Callable[[], None]:
+    """All filler blocks, forward and backward, on what they get from a batch."""
+    seen: list[tuple[nn.Module, tuple[Tensor, ...]]] = []
+    handles = [
+        filler.register_forward_hook(lambda module, arguments, _: seen.append((module, arguments)))
+        for filler in net.encoder.fillers
+    ]
+    with torch.no_grad():
+        net(batch["image"], batch["mask"])
+    for handle in handles:
+        handle.remove()
+
+    def call() -> None:
+        for filler, (x, *rest) in seen:
+            filler(x.detach().requires_grad_(), *rest).sum().backward()
 
     return call
 
