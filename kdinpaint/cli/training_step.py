@@ -117,13 +117,13 @@ class TrainingStep:
     def largest_costs(self, ratio: float, *, steps: int = 3, count: int = 3) -> dict[str, list[dict[str, Any]]]:
         """The operators that take most time themselves, with their share of it.
 
-        Of a plain and of a distilled step, of the plain step's filler blocks alone, forward and backward, and of inference.
+        Of a plain and of a distilled step, of the filler blocks alone, forward and backward, and of inference.
         """
         batch = self._batch(ratio)
         plain, distilled = self._stage(distilled=False), self._stage(distilled=True)
         self._warm((plain, distilled), batch)
         net = cast(InpaintingNet, plain.objective.net)
-        calls = {
+        calls: dict[str, Callable[[], Any]] = {
             "plain": _step(plain, batch),
             "distilled": _step(distilled, batch),
             "filler blocks": _fillers(net, batch),

@@ -68,6 +68,7 @@ def test_training_step_file(results: Path) -> None:
     plain, usual, due = (result[key]["median"] for key in ("plain", "distilled", "distilled_with_meta"))
     assert min(plain, usual, due, result["teacher_forward"]["median"]) > 0
     assert len(result["cost"]) == 3
+    assert list(content["largest_costs"]) == ["plain", "distilled", "filler blocks", "inference"]
     for costs in content["largest_costs"].values():
         shares = [cost["share"] for cost in costs]
         assert len(shares) == 3
