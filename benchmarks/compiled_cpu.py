@@ -20,8 +20,8 @@ from torch import Tensor
 
 from kdinpaint.benchmark.timing import interleave, speedup
 from kdinpaint.ops import tiled
+from kdinpaint.ops.frame import frame_planes, unframe_planes
 from kdinpaint.ops.geometry import Geometry
-from kdinpaint.ops.sampling import Frame, copy_planes, pixels_last
 from kdinpaint.training.environment import environment
 
 HERE = Path(__file__).parent
@@ -48,10 +48,10 @@ class Compiled:
         getattr(self.library, name)(ctypes.byref(shape), *values)
 
     def _images(self, x: Tensor):
-        frame = Frame(1, *x.shape[2:])
-        tiles = [(first, min(first + TILE, frame.height * frame.width)) for first in range(0, x[0, 0].numel(), TILE)]
+        count = x[0, 0].numel()
+        tiles = [(first, min(first + TILE, count)) for first in range(0, count, TILE)]
         for image in range(x.shape[0]):
-            yield image, frame, frame.rows(pixels_last(x[image : image + 1])), tiles
+            yield image, *frame_planes(x[image : image + 1], x.dtype), tiles
 
     def forward(self, x: Tensor, weight: Tensor, offset: Tensor, kernel: Tensor) -> Tensor:
         """The output, channels-last."""
@@ -80,7 +80,7 @@ class Compiled:
                 found = tiled._matmul(slopes[first:last], transposed)
                 self._call("places", x, rows, *places, found, grad_offset[image], grad_kernel[image], first, last)
                 self._call("scatter", x, grad_rows, *places, found, first, last, torch.get_num_threads())
-            copy_planes(grad_x[image : image + 1], frame.pixels(grad_rows))
+            unframe_planes(grad_rows, frame, grad_x[image : image + 1])
         square = grad_matrix.view(len(weight), 3, 3, -1).permute(0, 3, 1, 2)
         return grad_x, square.contiguous(), grad_offset, grad_kernel
 

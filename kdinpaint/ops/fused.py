@@ -15,8 +15,9 @@ from torch import Tensor
 
 from kdinpaint._core.errors import ConfigError
 from kdinpaint.ops import tiled, triton
+from kdinpaint.ops.frame import Frame
 from kdinpaint.ops.geometry import Geometry
-from kdinpaint.ops.sampling import Frame, dot_rows, gather_rows, scatter_rows
+from kdinpaint.ops.sampling import dot_rows, gather_rows, scatter_rows
 from kdinpaint.ops.table import Positions, sampling_table
 
 __all__ = ["adaptive_conv", "choose_backend"]

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from kdinpaint._core.errors import ConfigError, ShapeError
 
-__all__ = ["Geometry", "IntPair"]
+__all__ = ["Geometry", "IntPair", "even"]
 
 IntPair = int | tuple[int, int]
 Pair = tuple[int, int]
@@ -62,3 +62,8 @@ class Geometry(NamedTuple):
 
 def _pair(value: IntPair) -> Pair:
     return (value, value) if isinstance(value, int) else (value[0], value[1])
+
+
+def even(count: int, most: int) -> int:
+    """The size of pieces of about the same size, none above `most`, that make up `count`."""
+    return -(-count // -(-count // most))

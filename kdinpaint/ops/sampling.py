@@ -2,7 +2,7 @@
 
 Eq. 4 of the paper reads, for every output position j and tap k, one bilinear sample of the input scaled by
 V[j, k]. All of it fits one table. The input is laid out as rows of channels with a frame of zeros around every
-image (`frame_rows`), so a sample needs no test of what lies inside: sample n = (j, k) is the weighted sum of
+image (`kdinpaint.ops.frame`), so a sample needs no test of what lies inside: sample n = (j, k) is the weighted sum of
 four rows, the one at ``first[n]``, its right neighbour, and the two below them, ``width`` rows further on.
 
 Three primitives on the table are closed under differentiation, so gradients of every order exist and no
@@ -22,95 +22,15 @@ They are registered as custom operators, which `torch.compile`, `torch.export` a
 
 import functools
 import warnings
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["Frame", "dot_rows", "gather_rows", "scatter_rows"]
+__all__ = ["dot_rows", "gather_rows", "scatter_rows"]
 
 # From this many integers on PyTorch sorts by radix on the CPU, ten times as fast as below.
 RADIX = 32768
-
-
-@dataclass(frozen=True)
-class Frame:
-    """How a batch of images is laid out as rows of channels, with zeros around every image.
-
-    Two columns of zeros precede every line of pixels and follow it as the next line's; two lines of zeros
-    precede every image. A position clamped to [-2, H] x [-2, W] therefore has its four neighbours here, and
-    outside the image both a sample and its derivative come out as 0.
-
-    Attributes:
-        batch: B.
-        height: H.
-        width: W.
-    """
-
-    batch: int
-    height: int
-    width: int
-
-    @property
-    def step(self) -> int:
-        """Rows from one pixel to the one below it."""
-        return self.width + 2
-
-    @property
-    def image(self) -> int:
-        """Rows from one image to the next."""
-        return (self.height + 2) * self.step
-
-    @property
-    def count(self) -> int:
-        """Rows in all."""
-        return self.batch * self.image + 2 * self.step + 2
-
-    @property
-    def origin(self) -> int:
-        """Row of position (0, 0) of the first image."""
-        return 2 * self.step + 2
-
-    def pixels(self, rows: Tensor) -> Tensor:
-        """The pixels among framed rows (count, C), as a view (B, H, W, C)."""
-        return self._lines(rows)[:, : self.height, 2:]
-
-    def rows(self, pixels: Tensor) -> Tensor:
-        """Framed rows (count, C) of pixels (B, H, W, C); differentiable."""
-        rows = pixels.new_empty(self.count, pixels.shape[-1])
-        lines, start = self._lines(rows), 2 * self.step
-        ends = rows[:start], rows[start + self.batch * self.image :]
-        for zeros in (*ends, lines[:, : self.height, :2], lines[:, self.height :]):
-            zeros.zero_()
-        self.pixels(rows).copy_(pixels)
-        return rows
-
-    def _lines(self, rows: Tensor) -> Tensor:
-        """The lines of all images, with the two of zeros after each image's, as a view (B, H + 2, W + 2, C)."""
-        lines = rows[2 * self.step : 2 * self.step + self.batch * self.image]
-        return lines.view(self.batch, self.height + 2, self.step, -1)
-
-
-def pixels_last(planes: Tensor) -> Tensor:
-    """(B, K, H, W) as contiguous (B, H, W, K)."""
-    pixels = planes.permute(0, 2, 3, 1)
-    if pixels.is_contiguous() or not planes.is_cpu or (torch.is_grad_enabled() and planes.requires_grad):
-        return pixels.contiguous()
-    result = pixels.new_empty(pixels.shape)
-    # One packed matrix at a time: PyTorch transposes those four times as fast as it permutes four axes on the CPU.
-    for image, plane in zip(result, planes, strict=True):
-        image.flatten(0, 1).copy_(plane.flatten(1).contiguous().t())
-    return result
-
-
-def copy_planes(planes: Tensor, pixels: Tensor) -> None:
-    """Copy (B, H, W, K) to (B, K, H, W)."""
-    if not planes.is_contiguous() or not planes.is_cpu:
-        planes.permute(0, 2, 3, 1).copy_(pixels)
-        return
-    for plane, image in zip(planes, pixels, strict=True):
-        plane.flatten(1).copy_(image.flatten(0, 1).t())
 
 
 def corners(first: Tensor, width: int) -> Tensor:

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from kdinpaint.ops.geometry import Geometry
-from kdinpaint.ops.sampling import Frame, pixels_last
+from kdinpaint.ops.frame import Frame, pixels_last
+from kdinpaint.ops.geometry import Geometry, even
 
 __all__ = ["Positions", "Table", "sampling_table"]
 
@@ -78,11 +78,6 @@ class Positions:
         pixels = planes.permute(0, 2, 3, 1)
         shape = (self.image + self.line + self.column).shape
         pixels[self.index] = values.reshape(*shape, planes.shape[1]).to(planes.dtype)
-
-
-def even(count: int, most: int) -> int:
-    """The size of pieces of about the same size, none above `most`, that make up `count`."""
-    return -(-count // -(-count // most))
 
 
 def _inside(region: Tensor) -> Tensor:

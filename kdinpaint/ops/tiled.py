@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kdinpaint.ops.geometry import Geometry
-from kdinpaint.ops.sampling import Frame, Scatter, copy_planes, corners, dot, gather, pixels_last
-from kdinpaint.ops.table import Positions, even, sampling_table
+from kdinpaint.ops.frame import Frame, frame_planes, unframe_planes
+from kdinpaint.ops.geometry import Geometry, even
+from kdinpaint.ops.sampling import Scatter, corners, dot, gather
+from kdinpaint.ops.table import Positions, Table, sampling_table
 
 __all__ = ["backward", "forward"]
 
@@ -24,8 +25,8 @@ Gradients = tuple[Tensor | None, ...]
 
 BLOCK = 1 << 15
 """Samples of a block: 3640 positions of a 3 x 3 kernel."""
-TILE = 1 << 20
-"""Elements of the columns of a tile: 4 MiB of float32."""
+TILE = 1 << 19
+"""Elements of the columns of a tile: 2 MiB of float32."""
 
 
 def forward(
@@ -44,19 +45,33 @@ def forward(
     shape = (kernel.shape[0], *kernel.shape[-2:], weight.shape[0])
     output = input.new_empty(shape) if region is None else input.new_zeros(shape)
     for images in _groups(kernel, region):
-        frame, rows = _framed(input[images], dtype)
-        part = None if region is None else region[images]
-        for positions in Positions.blocks(kernel[images], part, BLOCK // geometry.taps):
-            table = sampling_table(offset[images], kernel[images], frame, geometry, positions)
-            index, corner_weight = corners(table.first, frame.step), table.weight.to(rows.dtype)
-            block = output[images][positions.index].view(-1, matrix.shape[0])
-            for tile, samples in _tiles(index, matrix.shape[1], geometry):
-                columns = gather(index[samples], corner_weight[samples], rows).view(-1, matrix.shape[1])
-                block[tile] = _matmul(columns, matrix, bias)
-                del columns  # leaves its memory, warm, to the next
-            if part is not None:  # a list of positions, so the block is a copy
-                output[images][positions.index] = block
+        part = _some(region, images)
+        _forward_images(input[images], offset[images], kernel[images], part, output[images], matrix, bias, geometry)
     return output.permute(0, 3, 1, 2)
+
+
+def _forward_images(
+    input: Tensor,
+    offset: Tensor,
+    kernel: Tensor,
+    region: Tensor | None,
+    output: Tensor,
+    matrix: Tensor,
+    bias: Tensor | None,
+    geometry: Geometry,
+) -> None:
+    """Write the output (B, H_out, W_out, C_out) of images that are worked on together."""
+    frame, rows = frame_planes(input, matrix.dtype)
+    for positions in Positions.blocks(kernel, region, BLOCK // geometry.taps):
+        table = sampling_table(offset, kernel, frame, geometry, positions)
+        index, corner_weight = corners(table.first, frame.step), table.weight.to(rows.dtype)
+        block = output[positions.index].view(-1, matrix.shape[0])
+        for tile, samples in _tiles(index, matrix.shape[1], geometry):
+            columns = gather(index[samples], corner_weight[samples], rows).view(-1, matrix.shape[1])
+            block[tile] = _matmul(columns, matrix, bias)
+            del columns  # leaves its memory, warm, to the next
+        if region is not None:  # a list of positions, so the block is a copy
+            output[positions.index] = block
 
 
 def backward(
@@ -73,48 +88,27 @@ def backward(
     _keep_memory()
     dtype = _working_dtype(input)
     matrix = _as_matrix(weight.to(dtype))
-    channels, sums = input.shape[1], torch.promote_types(dtype, torch.float32)
-    want_place = wanted[2] or wanted[3]
+    sums = torch.promote_types(dtype, torch.float32)
     allocate = torch.empty_like if region is None else torch.zeros_like
     grad_input = torch.empty_like(input) if wanted[0] else None
     grad_matrix = torch.zeros_like(matrix, dtype=sums) if wanted[1] else None
     grad_offset, grad_kernel = (allocate(t) if w else None for t, w in ((offset, wanted[2]), (kernel, wanted[3])))
     grad_bias = weight.new_zeros(weight.shape[0], dtype=sums) if wanted[4] else None
-
     for images in _groups(kernel, region):
-        frame, rows = _framed(input[images], dtype)
-        grad_rows = torch.zeros_like(rows, dtype=sums) if wanted[0] else None
-        part = None if region is None else region[images]
-        for positions in Positions.blocks(kernel[images], part, BLOCK // geometry.taps):
-            table = sampling_table(offset[images], kernel[images], frame, geometry, positions)
-            index, corner_weight = corners(table.first, frame.step), table.weight.to(rows.dtype)
-            slopes = positions.take(grad[images]).reshape(-1, weight.shape[0]).to(dtype)
-            if grad_bias is not None:
-                grad_bias += slopes.sum(0, dtype=sums)
-            corner_slopes = torch.empty_like(table.weight) if want_place else None
-            scatter = None
-            if grad_rows is not None and index.shape[0]:
-                size = _tile_size(slopes.shape[0], matrix.shape[1]) * geometry.taps
-                scatter = Scatter(table.first, corner_weight, (frame.step, frame.count), size)
-            for number, (tile, samples) in enumerate(_tiles(index, matrix.shape[1], geometry)):
-                if grad_matrix is not None:
-                    columns = gather(index[samples], corner_weight[samples], rows).view(-1, matrix.shape[1])
-                    grad_matrix += _matmul(slopes[tile].t(), columns.t())
-                    del columns  # leaves its memory, warm, to the column slopes
-                if grad_rows is None and corner_slopes is None:
-                    continue
-                column_slopes = _matmul(slopes[tile], matrix.t()).view(-1, channels)
-                if grad_rows is not None and scatter is not None:
-                    scatter.add(grad_rows, column_slopes, number)
-                if corner_slopes is not None:
-                    corner_slopes[samples] = dot(index[samples], rows, column_slopes)
-                del column_slopes
-            if corner_slopes is not None:
-                for planes, value in zip((grad_offset, grad_kernel), table.gradients(corner_slopes), strict=True):
-                    if planes is not None:
-                        positions.put(planes[images], value)
-        if grad_input is not None and grad_rows is not None:
-            copy_planes(grad_input[images], frame.pixels(grad_rows))
+        _backward_images(
+            grad[images],
+            input[images],
+            offset[images],
+            kernel[images],
+            _some(region, images),
+            _some(grad_input, images),
+            _some(grad_offset, images),
+            _some(grad_kernel, images),
+            matrix,
+            grad_matrix,
+            grad_bias,
+            geometry,
+        )
 
     grad_weight = None
     if grad_matrix is not None:
@@ -123,6 +117,72 @@ def backward(
         grad_weight = torch.empty_like(weight).copy_(square)
     grad_bias = None if grad_bias is None else grad_bias.to(weight.dtype)
     return grad_input, grad_weight, grad_offset, grad_kernel, grad_bias
+
+
+def _backward_images(
+    grad: Tensor,
+    input: Tensor,
+    offset: Tensor,
+    kernel: Tensor,
+    region: Tensor | None,
+    grad_input: Tensor | None,
+    grad_offset: Tensor | None,
+    grad_kernel: Tensor | None,
+    matrix: Tensor,
+    grad_matrix: Tensor | None,
+    grad_bias: Tensor | None,
+    geometry: Geometry,
+) -> None:
+    """Write the gradients of images that are worked on together, and add theirs to those of matrix and bias."""
+    frame, rows = frame_planes(input, matrix.dtype)
+    sums = torch.promote_types(rows.dtype, torch.float32)
+    grad_rows = None if grad_input is None else torch.zeros_like(rows, dtype=sums)
+    for positions in Positions.blocks(kernel, region, BLOCK // geometry.taps):
+        table = sampling_table(offset, kernel, frame, geometry, positions)
+        slopes = positions.take(grad).reshape(-1, matrix.shape[0]).to(rows.dtype)
+        if grad_bias is not None:
+            grad_bias += slopes.sum(0, dtype=sums)
+        want_place = grad_offset is not None or grad_kernel is not None
+        corner_slopes = torch.empty_like(table.weight) if want_place else None
+        _backward_block(slopes, table, frame, rows, matrix, grad_rows, grad_matrix, corner_slopes, geometry)
+        if corner_slopes is not None:
+            for planes, value in zip((grad_offset, grad_kernel), table.gradients(corner_slopes), strict=True):
+                if planes is not None:
+                    positions.put(planes, value)
+    if grad_input is not None and grad_rows is not None:
+        unframe_planes(grad_rows, frame, grad_input)
+
+
+def _backward_block(
+    slopes: Tensor,
+    table: Table,
+    frame: Frame,
+    rows: Tensor,
+    matrix: Tensor,
+    grad_rows: Tensor | None,
+    grad_matrix: Tensor | None,
+    corner_slopes: Tensor | None,
+    geometry: Geometry,
+) -> None:
+    """Add a block's gradients to those of rows and matrix, and write those of the weights of its corners (N, 4)."""
+    index, corner_weight = corners(table.first, frame.step), table.weight.to(rows.dtype)
+    scatter = None
+    if grad_rows is not None and index.shape[0]:
+        size = _tile_size(slopes.shape[0], matrix.shape[1]) * geometry.taps
+        scatter = Scatter(table.first, corner_weight, (frame.step, frame.count), size)
+    for number, (tile, samples) in enumerate(_tiles(index, matrix.shape[1], geometry)):
+        if grad_matrix is not None:
+            columns = gather(index[samples], corner_weight[samples], rows).view(-1, matrix.shape[1])
+            grad_matrix += _matmul(slopes[tile].t(), columns.t())
+            del columns  # leaves its memory, warm, to the column slopes
+        if scatter is None and corner_slopes is None:
+            continue
+        column_slopes = _matmul(slopes[tile], matrix.t()).view(-1, rows.shape[1])
+        if grad_rows is not None and scatter is not None:
+            scatter.add(grad_rows, column_slopes, number)
+        if corner_slopes is not None:
+            corner_slopes[samples] = dot(index[samples], rows, column_slopes)
+        del column_slopes
 
 
 @functools.cache
@@ -152,9 +212,8 @@ def _groups(kernel: Tensor, region: Tensor | None) -> Iterator[slice]:
         yield slice(start, min(batch, start + several))
 
 
-def _framed(input: Tensor, dtype: torch.dtype) -> tuple[Frame, Tensor]:
-    frame = Frame(input.shape[0], input.shape[-2], input.shape[-1])
-    return frame, frame.rows(pixels_last(input).to(dtype))
+def _some(planes: Tensor | None, images: slice) -> Tensor | None:
+    return None if planes is None else planes[images]
 
 
 def _tiles(index: Tensor, columns: int, geometry: Geometry) -> Iterator[tuple[slice, slice]]:

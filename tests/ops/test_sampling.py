@@ -9,7 +9,7 @@ from reference_ops import dot_rows_loop, gather_rows_loop, scatter_rows_loop
 from torch.autograd import gradcheck, gradgradcheck
 
 from kdinpaint.ops import sampling
-from kdinpaint.ops.sampling import Frame, dot_rows, gather_rows, scatter_rows
+from kdinpaint.ops.sampling import dot_rows, gather_rows, scatter_rows
 
 WIDTH, COUNT = 3, 9
 
@@ -132,29 +132,3 @@ def test_scatter_is_deterministic():
     first, weight, _, samples = draw_table(500, 8, dtype=torch.float32)
     once = scatter_rows(first, weight, samples, WIDTH, COUNT)
     assert all(torch.equal(scatter_rows(first, weight, samples, WIDTH, COUNT), once) for _ in range(3))
-
-
-@given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 4), SEEDS)
-def test_frame_puts_zeros_around_every_image(batch, height, width, seed):
-    frame = Frame(batch, height, width)
-    pixels = torch.randn(batch, height, width, 2, generator=seeded(seed))
-    rows = frame.rows(pixels)
-    assert torch.equal(frame.pixels(rows), pixels)
-    assert torch.count_nonzero(rows) == torch.count_nonzero(pixels)
-    for b in range(batch):
-        for y in range(-2, height + 2):
-            for x in range(-2, width + 2):
-                row = rows[frame.origin + b * frame.image + y * frame.step + x]
-                inside = 0 <= y < height and 0 <= x < width
-                assert torch.equal(row, pixels[b, y, x] if inside else torch.zeros(2)), (b, y, x)
-
-
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_pixels_last_and_back(layout):
-    planes = torch.randn(2, 3, 4, 5).to(memory_format=layout)
-    pixels = sampling.pixels_last(planes)
-    assert pixels.is_contiguous()
-    assert torch.equal(pixels, planes.permute(0, 2, 3, 1))
-    again = torch.empty_like(planes)
-    sampling.copy_planes(again, pixels)
-    assert torch.equal(again, planes)

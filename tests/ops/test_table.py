@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.autograd import grad
 
+from kdinpaint.ops.frame import Frame
 from kdinpaint.ops.geometry import Geometry
-from kdinpaint.ops.sampling import Frame
 from kdinpaint.ops.table import Positions, sampling_table
 
 FRAME, GEOMETRY = Frame(2, 4, 5), Geometry.make(2)

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kdinpaint.ops.frame import Frame
 from kdinpaint.ops.geometry import Geometry
-from kdinpaint.ops.sampling import Frame, scatter_rows
+from kdinpaint.ops.sampling import scatter_rows
 from kdinpaint.ops.table import Positions, sampling_table
 from kdinpaint.ops.triton.arguments import constants, cut, image_rows, input_gradient, launch, strides, weight_gradient
 from kdinpaint.ops.triton.configs import choose
