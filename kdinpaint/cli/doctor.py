@@ -14,10 +14,11 @@ from kdinpaint._core.errors import KDInpaintError, KDInpaintWarning
 from kdinpaint.cli.estimate import Estimate, estimate_run
 from kdinpaint.data import CelebA, ParisStreetView, Places2, StoredPhotos, open_store
 from kdinpaint.data.checkup import Finding, check_masks, check_photos, guess_dataset
+from kdinpaint.data.irregular_masks import find_archive
 from kdinpaint.training import DataConfig
 from kdinpaint.training.config import DatasetName
 from kdinpaint.training.presets import Preset, find_preset, parse_budget
-from kdinpaint.training.sources import is_raw, open_dataset, open_masks, split_photos
+from kdinpaint.training.sources import open_dataset, open_masks, split_photos
 
 __all__ = ["DoctorConfig", "command", "examine"]
 
@@ -181,5 +182,5 @@ def _training_command(config: DoctorConfig) -> str:
     if config.masks is not None:
         words += [f"--data.masks {config.masks}"]
         # The raw training masks are varied at random, which an evaluation must not be.
-        words += [] if is_raw(config.masks) else [f"--evaluation.masks {config.masks}"]
+        words += [] if find_archive(config.masks, "test") == "train" else [f"--evaluation.masks {config.masks}"]
     return " ".join(words)

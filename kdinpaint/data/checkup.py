@@ -145,7 +145,7 @@ def _count(found: int, part: str, expected: int | None) -> Finding:
 def _archive(masks: MaskFolder) -> str:
     if isinstance(masks, IrregularMasks) and masks.augment:
         return ", the NVIDIA training masks: varied at random"
-    return ", as many as the NVIDIA test masks" if len(masks) == IrregularMasks.COUNT else ""
+    return ", as many as the NVIDIA test masks" if len(masks) == IrregularMasks.COUNTS["test"] else ""
 
 
 def _ratios(ratios: NDArray[np.float64], part: str, *, bins_matter: bool) -> Finding:

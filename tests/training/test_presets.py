@@ -157,6 +157,28 @@ def test_masks_of_ones_own_may_have_either_polarity(tmp_path):
     assert masks((64, 64), np.random.default_rng(0)).mean() < 0.2
 
 
+def test_both_nvidia_archives_under_one_root(tmp_path):
+    """Each part takes its own archive, and the test masks are not read upside down."""
+    stand_ins.irregular_training_masks(tmp_path, count=50)
+    stand_ins.irregular_test_masks(tmp_path)
+    masks, test = open_masks(tmp_path), open_masks(tmp_path, "test")
+    assert (len(masks), masks.polarity, masks.augment) == (50, "known", True)
+    assert (len(test), test.polarity, test.augment) == (12, "hole", False)
+    assert [int(10 * ratio) for ratio in test.ratios] == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+    stand_ins.celeba(tmp_path / "faces")
+    evaluation = EvaluationConfig(masks=tmp_path)
+    sources = open_sources(tmp_path / "faces", DataConfig(dataset="celeba"), evaluation, in_memory=False)
+    assert sources.test_masks.paths == test.paths
+
+
+def test_the_training_archive_alone_can_be_evaluated_with(tmp_path):
+    stand_ins.irregular_training_masks(tmp_path)
+    masks = open_masks(tmp_path, "test")
+    assert (masks.polarity, masks.augment) == ("known", False)
+    stand_ins.irregular_test_masks(tmp_path / "b")
+    assert not open_masks(tmp_path / "b").augment
+
+
 def test_shards_of_any_photos(tmp_path):
     stand_ins.paris(tmp_path / "a", train=3, test=2)
     stand_ins.pack(tmp_path / "0.tar", sorted((tmp_path / "a").rglob("*.JPG")), root=tmp_path / "a")
