@@ -62,8 +62,11 @@ def test_budgets_as_people_write_them():
 def test_config_is_the_preset_with_places():
     config = PRESETS["paper-paris"].config(photos=Path("a"), out=Path("b"))
     assert (config.photos, config.out) == (Path("a"), Path("b"))
-    for name in ("model", "data", "teacher", "student", "evaluation", "runtime"):
-        assert getattr(config, name) == getattr(PRESETS["paper-paris"], name)
+    preset = PRESETS["paper-paris"].scaled(0.5)
+    config = preset.config(photos=Path("a"), out=Path("b"))
+    for name in ("model", "data", "teacher", "student", "comparator", "evaluation", "runtime"):
+        assert getattr(config, name) == getattr(preset, name)
+    assert (config.comparator.steps, config.comparator.batch) == (200_000, 6)
 
 
 def small(preset, root, out, **data):
