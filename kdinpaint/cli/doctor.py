@@ -117,7 +117,8 @@ def _masks(config: DoctorConfig, root: Path) -> Iterator[Finding]:
             root,
             "masks",
             polarity=config.polarity,
-            open_masks=lambda: open_masks(root, polarity=config.polarity),
+            open_masks=lambda polarity: open_masks(root, polarity=polarity),
+            archive=find_archive(root, "train"),
             look_at=config.look_at,
         )
     for warning in said:

@@ -76,8 +76,8 @@ class MaskFolder:
 
     def _decide(self, root: PathLike) -> Polarity:
         vote = vote_on_polarity(root, self.paths)
-        if vote.refused:
-            raise vote.refused[0]
+        for error in vote.refused.values():
+            raise error
         logging.getLogger("kdinpaint").info(
             "%s: white means %s, say %d of %d masks (median white share %.0f %%).",
             root, vote.polarity, vote.agreed, vote.count, 100 * vote.median,

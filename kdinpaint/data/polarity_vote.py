@@ -1,6 +1,6 @@
 """What white means in mask files: they vote, folder by folder."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -30,14 +30,14 @@ class PolarityVote:
         agreed: How many masks say so.
         count: How many were read.
         median: Median share of white, in [0, 1].
-        refused: Why files could not be read, in the order of the files: damaged, or not black and white.
+        refused: Files that could not be read, and why: damaged, or not black and white.
     """
 
     polarity: Polarity
     agreed: int
     count: int
     median: float
-    refused: tuple[ImageFileError | RangeError, ...]
+    refused: Mapping[Path, ImageFileError | RangeError]
 
 
 def read_white(path: Path) -> Tensor:
@@ -77,7 +77,7 @@ def vote_on_polarity(root: PathLike, paths: Sequence[Path]) -> PolarityVote:
     for path in paths:
         folders.setdefault(path.parent, []).append(path)
     shares: list[float] = []
-    refused: list[ImageFileError | RangeError] = []
+    refused: dict[Path, ImageFileError | RangeError] = {}
     says: dict[Path, dict[str, int]] = {}
     for folder, files in folders.items():
         votes = says[folder] = {"hole": 0, "known": 0}
@@ -85,13 +85,13 @@ def vote_on_polarity(root: PathLike, paths: Sequence[Path]) -> PolarityVote:
             try:
                 share = float(read_white(path).float().mean())
             except (ImageFileError, RangeError) as error:
-                refused.append(error)
+                refused[path] = error
                 continue
             shares.append(share)
             votes["hole"] += share < 0.45
             votes["known"] += share > 0.65
     if not shares:
-        raise refused[0]
+        raise next(iter(refused.values()))
     _check_folders(root, says)
     total = {name: sum(votes[name] for votes in says.values()) for name in ("hole", "known")}
     winner = _winner(total)
@@ -102,7 +102,7 @@ def vote_on_polarity(root: PathLike, paths: Sequence[Path]) -> PolarityVote:
             f"{high:.0%} of the {len(shares)} masks looked at (median {middle:.0%}); {total['hole']} of them "
             f"say hole, {total['known']} known. Say what white means: pass polarity='hole' or 'known'."
         )
-    return PolarityVote(winner, total[winner], len(shares), float(np.median(shares)), tuple(refused))
+    return PolarityVote(winner, total[winner], len(shares), float(np.median(shares)), refused)
 
 
 def _check_folders(root: PathLike, says: dict[Path, dict[str, int]]) -> None:

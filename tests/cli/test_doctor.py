@@ -54,8 +54,8 @@ def test_the_papers_sets(place, capsys, name, preset, text):
 def test_raw_training_masks_are_not_for_evaluation(place, capsys):
     code, out = doctor(capsys, place / "paris", "--masks", place / "raw", "--no-time", "--budget=1%")
     assert code == 0
-    assert "NVIDIA training masks: varied at random" in out
-    assert "white means known" in out
+    assert "4 NVIDIA training masks, 55,116 published" in out
+    assert "white means known, found in the files; varied at random" in out
     assert "--evaluation.masks" not in out
     assert "--preset paper-paris --budget 1% --photos" in out
 
