@@ -18,7 +18,7 @@ from kdinpaint.data.polarity_vote import vote_on_polarity
 from kdinpaint.data.stored_photos import StoredPhotos
 from kdinpaint.ops.masks import RATIO_BINS
 
-__all__ = ["Finding", "PhotoCheck", "check_masks", "check_photos", "guess_dataset"]
+__all__ = ["Finding", "MaskPolarity", "PhotoCheck", "check_masks", "check_photos", "guess_dataset"]
 
 Level = Literal["ok", "warning", "error"]
 MaskPolarity = Literal["auto", "hole", "known"]
