@@ -40,6 +40,8 @@ class EvaluateConfig:
     """Measure on exactly these pairs (a manifest.json whose image paths are relative to --photos)."""
     size: int = 256
     """Side in pixels to which the middle square of each photo is brought."""
+    min_side: int | None = None
+    """Smallest side of a photo, by default --size; what is smaller is enlarged, as CelebA's 178 pixels are."""
     per_bin: int = 50
     """Pairs in each hole-ratio bin."""
     seed: int = 0
@@ -116,4 +118,11 @@ def _manifest(config: EvaluateConfig) -> PairManifest:
     if config.manifest is not None:
         return PairManifest.load(config.manifest)
     masks = MaskGenerator() if config.masks is None else open_masks(config.masks, "test", polarity=config.polarity)
-    return PairManifest.build(config.photos, size=config.size, masks=masks, per_bin=config.per_bin, seed=config.seed)
+    return PairManifest.build(
+        config.photos,
+        size=config.size,
+        masks=masks,
+        per_bin=config.per_bin,
+        seed=config.seed,
+        min_side=config.min_side,
+    )
