@@ -71,13 +71,13 @@ def propose(
         DataError: There is no such folder.
         ConfigError: Unknown preset, or a budget that is no share or has no preset.
     """
-    parse_budget(budget)
+    share = parse_budget(budget)
     if preset is not None:
         find_preset(preset)
     found = dataset or cast(DatasetName | None, guess_dataset(photos))
     if preset is None:
         preset = "paper-places2" if (found or "").startswith("places2") else _PRESETS.get(found or "")
-    if preset is None and budget != "1":
+    if preset is None and share != 1:
         raise ConfigError(
             f"--budget {budget} is a share of a preset's iterations, and {photos} is none of the paper's data sets. "
             f"Pass --preset paper-places2, say, or set --student.optim.steps when you train."

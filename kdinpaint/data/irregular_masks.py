@@ -37,7 +37,7 @@ def find_archive(root: PathLike, wanted: Split) -> Split | None:
     other: Split = "train" if wanted == "test" else "test"
     for split in (wanted, other):
         names = _FOLDERS[split]
-        if folder.name == names[-1] or any((folder / name).is_dir() for name in names):
+        if names[-1] in folder.parts or any((folder / name).is_dir() for name in names):
             return split
     return None
 
