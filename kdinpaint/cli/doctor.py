@@ -2,26 +2,27 @@
 
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal, cast
+from typing import Annotated, Literal, NoReturn
 
 import torch
 import tyro
 
-from kdinpaint._core.errors import KDInpaintError, KDInpaintWarning
+from kdinpaint._core.errors import DataError, KDInpaintError, KDInpaintWarning
 from kdinpaint.cli.estimate import Estimate, estimate_run
-from kdinpaint.data import CelebA, ParisStreetView, Places2, StoredPhotos, open_store
-from kdinpaint.data.checkup import Finding, check_masks, check_photos, guess_dataset
-from kdinpaint.training import DataConfig
+from kdinpaint.cli.proposal import Proposal, propose
+from kdinpaint.data import CelebA, FolderStore, IrregularMasks, ParisStreetView, Places2, StoredPhotos
+from kdinpaint.data.checkup import Finding, MaskPolarity, check_masks, check_photos
+from kdinpaint.data.irregular_masks import Split, find_archive
+from kdinpaint.training import TrainConfig
 from kdinpaint.training.config import DatasetName
-from kdinpaint.training.presets import Preset, find_preset, parse_budget
-from kdinpaint.training.sources import is_raw, open_dataset, open_masks, split_photos
+from kdinpaint.training.presets import parse_budget
+from kdinpaint.training.sources import open_dataset, open_masks, open_sources
 
 __all__ = ["DoctorConfig", "command", "examine"]
 
-_PRESETS = {"celeba": "paper-celeba", "paris": "paper-paris"}
 _MARKS = {"ok": "ok  ", "warning": "warn", "error": "STOP"}
 
 
@@ -38,9 +39,13 @@ class DoctorConfig:
     dataset: DatasetName | None = None
     """Which data set; found out from the layout by default."""
     preset: str | None = None
-    """What is to be trained; the paper's preset for the data set by default."""
+    """What is to be trained; the paper's preset for its data sets by default, a small student for other photos."""
     budget: str = "1"
     """Share of the preset's iterations, such as 0.01 or 1%."""
+    size: Annotated[int | None, tyro.conf.arg(name="data.size")] = None
+    """Side of the training crops, pixels; that of the preset by default, or 128."""
+    evaluation_photos: Annotated[Path | None, tyro.conf.arg(name="evaluation.photos")] = None
+    """Held-out photos, which tar shards need; by default those of the data set, or every twentieth photo."""
     look_at: int | None = 200
     """Photos and masks to decode of each part, evenly spaced; None for all."""
     time: bool = True
@@ -49,101 +54,142 @@ class DoctorConfig:
     """cpu keeps off a GPU."""
 
 
+@dataclass(frozen=True)
+class _Part:
+    name: str
+    photos: StoredPhotos
+    published: int | None
+
+
 def command(config: Annotated[DoctorConfig, tyro.conf.arg(name="")]) -> None:
     """Check data and masks, and estimate time and memory, before a long run."""
+    try:
+        proposal = propose(
+            config.data,
+            masks=config.masks,
+            polarity=config.polarity,
+            dataset=config.dataset,
+            preset=config.preset,
+            budget=config.budget,
+            size=config.size,
+            evaluation_photos=config.evaluation_photos,
+        )
+    except DataError as error:
+        _stop(Finding("error", str(error)))
     ready = True
-    for finding in examine(config):
+    for finding in examine(proposal, look_at=config.look_at, time=config.time, device=config.device):
         print(f"{_MARKS[finding.level]}  {finding.text}", flush=True)
         ready = ready and finding.level != "error"
     if not ready:
-        print("\nTraining cannot start: see the lines marked STOP.")
-        sys.exit(1)
-    print(f"\nTraining can start:\n  {_training_command(config)}")
+        _stop()
+    print(f"\nTraining can start:\n  {proposal.command}")
 
 
-def examine(config: DoctorConfig) -> Iterator[Finding]:
-    """Look at everything that a configuration names, finding by finding."""
-    preset = find_preset(config.preset or "paper-celeba", parse_budget(config.budget))
+def _stop(*findings: Finding) -> NoReturn:
+    for finding in findings:
+        print(f"{_MARKS[finding.level]}  {finding.text}")
+    print("\nTraining cannot start: see the lines marked STOP.")
+    sys.exit(1)
+
+
+def examine(
+    proposal: Proposal, *, look_at: int | None = 200, time: bool = True, device: str = "auto"
+) -> Iterator[Finding]:
+    """Look at everything that a run would use, finding by finding.
+
+    Args:
+        proposal: The run.
+        look_at: Photos and masks to decode of each part; None for all.
+        time: Whether to take a few training steps, for time and memory.
+        device: "cpu" keeps off a GPU.
+    """
+    config = proposal.config
+    yield Finding("ok", f"{config.photos}: {config.data.dataset or 'a folder of photos'}")
     try:
-        dataset = config.dataset or guess_dataset(config.data)
-        yield Finding("ok", f"{config.data}: {dataset or 'a folder of photos'}")
-        preset = _preset(config, dataset)
-        parts = _parts(config.data, preset.data)
+        parts, min_side = _parts(config)
     except KDInpaintError as error:
         yield Finding("error", str(error))
         return
     milliseconds = float("nan")
-    for part, photos, expected, min_side in parts:
-        check = check_photos(photos, part, expected=expected, min_side=min_side, look_at=config.look_at)
+    for part in parts:
+        check = check_photos(part.photos, part.name, expected=part.published, min_side=min_side, look_at=look_at)
         yield from check.findings
-        milliseconds = check.milliseconds if part == "train" else milliseconds
-    if config.masks is not None:
-        yield from _masks(config, config.masks)
-    if config.time:
-        yield from _costs(preset, estimate_run(preset, device=config.device), milliseconds, parse_budget(config.budget))
+        milliseconds = check.milliseconds if part.name == "train" else milliseconds
+    yield from _masks(config, look_at)
+    if time:
+        yield Finding("ok", "time: measuring steps of teacher and student ...")
+        yield from _costs(proposal, estimate_run(config, device=device), milliseconds)
 
 
-def _preset(config: DoctorConfig, dataset: str | None) -> Preset:
-    name = config.preset or _PRESETS.get(dataset or "", "paper-places2")
-    preset = find_preset(name, parse_budget(config.budget))
-    return replace(preset, data=replace(preset.data, dataset=cast(DatasetName | None, dataset)))
-
-
-def _parts(root: Path, data: DataConfig) -> list[tuple[str, StoredPhotos, int | None, int]]:
-    """Name, photos, published number and smallest side of each part of a data set."""
-    if data.dataset is None:
-        split_photos(root, every=20)  # says what is wrong with a folder that cannot be trained on
-        return [("train", StoredPhotos(open_store(root), channels=data.channels), None, data.size)]
-    train = open_dataset(root, data, "train")
-    if data.dataset == "shards":
-        return [("train", train, None, data.size)]
-    test = open_dataset(root, data, "test")
+def _parts(config: TrainConfig) -> tuple[list[_Part], int]:
+    """What `train` would open, and the smallest side that it wants. Of a named data set the whole test part."""
+    data, evaluation = replace(config.data, masks=None), replace(config.evaluation, masks=None)
+    sources = open_sources(config.photos, data, evaluation, in_memory=False)
+    train = sources.photos if isinstance(sources.photos, StoredPhotos) else _stored(sources.photos, data.channels)
+    published: dict[str, int] = {}
     if data.dataset == "celeba":
-        counts, min_side = (CelebA.COUNTS["train"], CelebA.COUNTS["test"]), 178
+        published = CelebA.COUNTS
     elif data.dataset == "paris":
-        counts, min_side = (ParisStreetView.COUNTS["train"], ParisStreetView.COUNTS["test"]), data.size
+        published = ParisStreetView.COUNTS
+    elif (data.dataset or "").startswith("places2"):
+        variant = "challenge" if "challenge" in (data.dataset or "") else "standard"
+        published = {"train": Places2.COUNTS[variant], "test": Places2.COUNTS["val"]}
+    if published and evaluation.photos is None:
+        test = _Part("test", open_dataset(config.photos, data, "test"), published["test"])
     else:
-        variant = "challenge" if "challenge" in data.dataset else "standard"
-        counts, min_side = (Places2.COUNTS[variant], Places2.COUNTS["val"]), data.size
-    test.files()  # evaluation pins files, and says so where there are none
-    return [("train", train, counts[0], min_side), ("test", test, counts[1], min_side)]
+        test = _Part("held out", _stored(sources.held_out, data.channels), None)
+    return [_Part("train", train, published.get("train")), test], sources.min_side
 
 
-def _masks(config: DoctorConfig, root: Path) -> Iterator[Finding]:
+def _stored(files: Sequence[Path], channels: int) -> StoredPhotos:
+    return StoredPhotos(FolderStore(Path(), [path.as_posix() for path in files]), channels=channels)
+
+
+def _masks(config: TrainConfig, look_at: int | None) -> Iterator[Finding]:
+    """Those to train and those to test with, once if they are the same."""
+    train, test = config.data.masks, config.evaluation.masks
+    if train is not None:
+        yield from _mask_files(train, "masks", "train", config.data.polarity, look_at)
+    if test is not None and find_archive(test, "train") != find_archive(test, "test"):
+        yield from _mask_files(test, "test masks", "test", config.evaluation.polarity, look_at)
+
+
+def _mask_files(root: Path, name: str, part: Split, polarity: MaskPolarity, look_at: int | None) -> Iterator[Finding]:
+    def opened(polarity: MaskPolarity) -> IrregularMasks:
+        return open_masks(root, part, polarity=polarity)
+
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", KDInpaintWarning)
         yield from check_masks(
-            root,
-            "masks",
-            polarity=config.polarity,
-            open_masks=lambda: open_masks(root, polarity=config.polarity),
-            look_at=config.look_at,
+            root, name, polarity=polarity, open_masks=opened, archive=find_archive(root, part), look_at=look_at
         )
     for warning in said:
-        yield Finding("warning", f"masks: {warning.message}")
+        yield Finding("warning", f"{name}: {warning.message}")
 
 
-def _costs(preset: Preset, found: Estimate, milliseconds: float, budget: float) -> Iterator[Finding]:
+def _costs(proposal: Proposal, found: Estimate, milliseconds: float) -> Iterator[Finding]:
+    config = proposal.config
     name = torch.cuda.get_device_name(found.device) if found.device.type == "cuda" else "this CPU"
     how = ", scaled from one image" if found.scaled else ""
-    teacher, student = preset.teacher.optim, preset.student.optim
+    teacher, student = config.teacher.optim, config.student.optim
     yield Finding(
         "ok",
-        f"time: about {duration(found.total)} on {name} ({preset.name}: {teacher.steps:,} steps of the teacher of "
-        f"{found.teacher:.2g} s, {student.steps:,} of the student of {found.student:.2g} s{how})",
+        f"time: about {duration(found.total)} on {name} ({proposal.preset or config.model}: {teacher.steps:,} steps of "
+        f"the teacher of {found.teacher:.2g} s, {student.steps:,} of the student of {found.student:.2g} s{how})",
     )
     units = (("an hour", 3600), ("a day", 86400), ("a week", 604800))
     shares = [(unit, seconds / found.total) for unit, seconds in units]
     shortest = 50 / (teacher.steps + student.steps)  # shorter runs learn nothing
+    budget = parse_budget(proposal.budget)
     fits = ", ".join(f"{_percent(budget * share)} for {unit}" for unit, share in shares if shortest < share < 1)
-    if fits:
+    if fits and proposal.preset is not None:
         yield Finding("ok", f"time: --budget {fits}")
     yield _memory(found)
     needed = student.batch / found.student * milliseconds / 1000
-    if needed > max(preset.runtime.workers, 1):
-        advice = f"Pass --runtime.workers {int(needed) + 1}."
-        text = f"data: {needed:.1f} processes must decode to keep up; there are {preset.runtime.workers}. {advice}"
-        yield Finding("warning", text)
+    workers = config.runtime.workers
+    if needed > max(workers, 1):
+        advice = f"Train with --runtime.workers {int(needed) + 1}."
+        yield Finding("warning", f"data: {needed:.1f} processes must decode to keep up; there are {workers}. {advice}")
     elif needed == needed:  # a number: something was decoded
         yield Finding("ok", "data: decoding keeps up with the training")
 
@@ -167,19 +213,3 @@ def duration(seconds: float) -> str:
         if seconds >= 2 * length:
             return f"{seconds / length:.1f} {unit}"
     return f"{seconds:.0f} s"
-
-
-def _training_command(config: DoctorConfig) -> str:
-    dataset = config.dataset or guess_dataset(config.data)
-    words = ["kdinpaint train"]
-    if dataset in _PRESETS or (dataset or "").startswith("places2") or config.preset:
-        words += [f"--preset {_preset(config, dataset).name}"]
-        words += [f"--budget {config.budget}"] if config.budget != "1" else []
-    words += [f"--photos {config.data} --out runs/{dataset or 'mine'}"]
-    if dataset and dataset not in ("celeba", "paris", "places2"):
-        words += [f"--data.dataset {dataset}"]
-    if config.masks is not None:
-        words += [f"--data.masks {config.masks}"]
-        # The raw training masks are varied at random, which an evaluation must not be.
-        words += [] if is_raw(config.masks) else [f"--evaluation.masks {config.masks}"]
-    return " ".join(words)

@@ -12,10 +12,9 @@ from torch import Tensor
 from kdinpaint.benchmark.memory import peak_memory
 from kdinpaint.cli import training_step
 from kdinpaint.models import AutoEncoder, InpaintingNet, create_model
-from kdinpaint.training.config import OptimConfig, RuntimeConfig
+from kdinpaint.training.config import OptimConfig, RuntimeConfig, TrainConfig
 from kdinpaint.training.engine import Stage, make_accelerator
 from kdinpaint.training.objectives import TeacherObjective
-from kdinpaint.training.presets import Preset
 from kdinpaint.training.student import StudentObjective
 from kdinpaint.training.train import teacher_name
 
@@ -45,20 +44,20 @@ class Estimate:
     scaled: bool
 
 
-def estimate_run(preset: Preset, *, device: str | None = None) -> Estimate:
-    """Time a step of the teacher and of the student of a preset, and find the memory that they need.
+def estimate_run(config: TrainConfig, *, device: str | None = None) -> Estimate:
+    """Time a step of the teacher and of the student of a run, and find the memory that they need.
 
-    On a GPU with the batches of the preset; on a CPU with one image of at most 256 pixels, scaled by the number of
+    On a GPU with the batches of the run; on a CPU with one image of at most 256 pixels, scaled by the number of
     pixels: all but the attention of one small level grows with it.
 
     Args:
-        preset: What is to be trained.
+        config: What is to be trained.
         device: "cpu", or None for a GPU if there is one.
     """
     accelerator = make_accelerator(RuntimeConfig(device="cpu" if device == "cpu" else "auto"), "no", Path())
     where = accelerator.device
-    data, distill = preset.data, replace(preset.student.distill, self_ramp=0.0)
-    size, batch, factor = data.size, preset.student.optim.batch, 1.0
+    data, distill = config.data, replace(config.student.distill, self_ramp=0.0)
+    size, batch, factor = data.size, config.student.optim.batch, 1.0
     if where.type == "cpu":
         size = min(size, _PROBE)
         factor, batch = batch / _IMAGES * (data.size / size) ** 2, _IMAGES
@@ -71,16 +70,16 @@ def estimate_run(preset: Preset, *, device: str | None = None) -> Estimate:
     }
     # Two of them: the student's is frozen where it stands.
     fresh, teacher = (
-        cast(AutoEncoder, create_model(teacher_name(preset.model), in_channels=data.channels)) for _ in range(2)
+        cast(AutoEncoder, create_model(teacher_name(config.model), in_channels=data.channels)) for _ in range(2)
     )
-    student = cast(InpaintingNet, create_model(preset.model, in_channels=data.channels))
+    student = cast(InpaintingNet, create_model(config.model, in_channels=data.channels))
     frozen_optim = OptimConfig(steps=1_000_000, lr=0.0)
     with tempfile.TemporaryDirectory() as folder:
         stages = [
             Stage(name, objective, frozen_optim, RuntimeConfig(), Path(folder), accelerator)
             for name, objective in (
                 ("teacher", TeacherObjective(fresh)),
-                ("student", StudentObjective(student, teacher, loss=preset.student.loss, distill=distill)),
+                ("student", StudentObjective(student, teacher, loss=config.student.loss, distill=distill)),
             )
         ]
         seconds = [_seconds(stages[0], sample, number=1)]
@@ -89,7 +88,7 @@ def estimate_run(preset: Preset, *, device: str | None = None) -> Estimate:
     every = distill.meta_every
     seconds.append(plain + max(meta - plain, 0.0) / every)
     per_step = [value * factor for value in seconds]
-    total = per_step[0] * preset.teacher.optim.steps + per_step[1] * preset.student.optim.steps
+    total = per_step[0] * config.teacher.optim.steps + per_step[1] * config.student.optim.steps
     return Estimate(per_step[0], per_step[1], total, memory, where, factor != 1)
 
 

@@ -11,7 +11,7 @@ import tyro
 from kdinpaint._core.errors import ConfigError, WeightsError
 from kdinpaint._core.files import write_text
 from kdinpaint.cli.report import print_results
-from kdinpaint.data import ManifestPairs, MaskFolder, MaskGenerator, PairManifest
+from kdinpaint.data import ManifestPairs, MaskGenerator, PairManifest
 from kdinpaint.metrics import PerceptualMetrics
 from kdinpaint.models import InpaintingNet, load_model
 from kdinpaint.models.comparators import Comparator
@@ -19,6 +19,7 @@ from kdinpaint.ops import composite
 from kdinpaint.training.environment import environment
 from kdinpaint.training.evaluation import evaluate_models, predict_pairs
 from kdinpaint.training.figures import write_contact_sheet
+from kdinpaint.training.sources import open_masks
 
 __all__ = ["EvaluateConfig", "command", "run_evaluation"]
 
@@ -39,6 +40,8 @@ class EvaluateConfig:
     """Measure on exactly these pairs (a manifest.json whose image paths are relative to --photos)."""
     size: int = 256
     """Side in pixels to which the middle square of each photo is brought."""
+    min_side: int | None = None
+    """Smallest side of a photo, by default --size; what is smaller is enlarged, as CelebA's 178 pixels are."""
     per_bin: int = 50
     """Pairs in each hole-ratio bin."""
     seed: int = 0
@@ -114,5 +117,12 @@ def _channels(models: dict[str, InpaintingNet | Comparator]) -> int:
 def _manifest(config: EvaluateConfig) -> PairManifest:
     if config.manifest is not None:
         return PairManifest.load(config.manifest)
-    masks = MaskGenerator() if config.masks is None else MaskFolder(config.masks, polarity=config.polarity)
-    return PairManifest.build(config.photos, size=config.size, masks=masks, per_bin=config.per_bin, seed=config.seed)
+    masks = MaskGenerator() if config.masks is None else open_masks(config.masks, "test", polarity=config.polarity)
+    return PairManifest.build(
+        config.photos,
+        size=config.size,
+        masks=masks,
+        per_bin=config.per_bin,
+        seed=config.seed,
+        min_side=config.min_side,
+    )

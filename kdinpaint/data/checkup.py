@@ -12,14 +12,17 @@ from numpy.typing import NDArray
 
 from kdinpaint._core.errors import DataError, ImageFileError, KDInpaintError, RangeError
 from kdinpaint.data.images import decode_image
-from kdinpaint.data.irregular_masks import IrregularMasks
+from kdinpaint.data.irregular_masks import IrregularMasks, Split
 from kdinpaint.data.mask_files import MaskFolder
+from kdinpaint.data.polarity_vote import vote_on_polarity
 from kdinpaint.data.stored_photos import StoredPhotos
 from kdinpaint.ops.masks import RATIO_BINS
 
-__all__ = ["Finding", "PhotoCheck", "check_masks", "check_photos", "guess_dataset"]
+__all__ = ["Finding", "MaskPolarity", "PhotoCheck", "check_masks", "check_photos", "guess_dataset"]
 
 Level = Literal["ok", "warning", "error"]
+MaskPolarity = Literal["auto", "hole", "known"]
+_NVIDIA: dict[Split, str] = {"test": "NVIDIA test masks", "train": "NVIDIA training masks"}
 _NAMED = 5
 
 
@@ -95,8 +98,9 @@ def check_masks(
     root: Path,
     part: str,
     *,
-    polarity: Literal["auto", "hole", "known"] = "auto",
-    open_masks: Callable[[], MaskFolder],
+    polarity: MaskPolarity = "auto",
+    open_masks: Callable[[MaskPolarity], MaskFolder],
+    archive: Split | None = None,
     look_at: int | None,
 ) -> tuple[Finding, ...]:
     """Count mask files, find out what white means, and measure some, evenly spaced.
@@ -104,48 +108,56 @@ def check_masks(
     Args:
         root: Their folder, for messages.
         part: What to call them.
-        polarity: As given to `open_masks`.
-        open_masks: Opens them, and so decides the polarity.
+        polarity: What white means.
+        open_masks: Opens them, given the polarity.
+        archive: Which NVIDIA archive they should be, of a known number of files.
         look_at: How many to measure; None for all.
     """
     try:
-        masks = open_masks()
+        masks, refused = _opened(root, open_masks, polarity)
     except KDInpaintError as error:
         return (Finding("error", f"{part}: {error}"),)
     how = "found in the files" if polarity == "auto" else "as you say"
+    varied = isinstance(masks, IrregularMasks) and masks.augment
+    what = "files" if archive is None else _NVIDIA[archive]
     findings = [
-        Finding("ok", f"{part}: {len(masks)} files{_archive(masks)}"),
-        Finding("ok", f"{part}: white means {masks.polarity}, {how}"),
+        _count(len(masks), part, archive and IrregularMasks.COUNTS[archive], what),
+        Finding("ok", f"{part}: white means {masks.polarity}, {how}{'; varied at random' if varied else ''}"),
     ]
     chosen = _spaced(len(masks), look_at)
     ratios: list[float] = []
-    bad: list[str] = []
     for index in chosen:
         try:
             ratios.append(float(masks.read(index).double().mean()))
         except (ImageFileError, RangeError):
-            bad.append(str(masks.paths[index]))
-    if bad:
-        text = f"{part}: {len(bad)} of {len(chosen)} are damaged or not black and white: {_some(bad)}. "
+            refused.add(masks.paths[index])
+    if refused:
+        looked = len(refused.union(masks.paths[index] for index in chosen))
+        bad = [str(path) for path in sorted(refused)]
+        text = f"{part}: {len(bad)} of {looked} are damaged or not black and white: {_some(bad)}. "
         findings.append(Finding("error", text + "Fetch or remove them: a run stops at the first it meets."))
     if ratios:
-        varied = isinstance(masks, IrregularMasks) and masks.augment
         findings.append(_ratios(np.array(ratios), part, bins_matter=not varied))
     return tuple(findings)
 
 
-def _count(found: int, part: str, expected: int | None) -> Finding:
+def _opened(
+    root: Path, open_masks: Callable[[MaskPolarity], MaskFolder], polarity: MaskPolarity
+) -> tuple[MaskFolder, set[Path]]:
+    """Masks, and files that could not vote on their polarity: here one bad file must not hide the rest."""
+    try:
+        return open_masks(polarity), set()
+    except (ImageFileError, RangeError):
+        vote = vote_on_polarity(root, open_masks("hole").paths)
+        return open_masks(vote.polarity), set(vote.refused)
+
+
+def _count(found: int, part: str, expected: int | None, what: str = "photos") -> Finding:
     if expected is None or found == expected:
         published = "" if expected is None else ", as published"
-        return Finding("ok", f"{part}: {found:,} photos{published}")
+        return Finding("ok", f"{part}: {found:,} {what}{published}")
     advice = "Training can start; numbers cannot stand beside published ones."
-    return Finding("warning", f"{part}: {found:,} photos, {expected:,} published. {advice}")
-
-
-def _archive(masks: MaskFolder) -> str:
-    if isinstance(masks, IrregularMasks) and masks.augment:
-        return ", the NVIDIA training masks: varied at random"
-    return ", as many as the NVIDIA test masks" if len(masks) == IrregularMasks.COUNT else ""
+    return Finding("warning", f"{part}: {found:,} {what}, {expected:,} published. {advice}")
 
 
 def _ratios(ratios: NDArray[np.float64], part: str, *, bins_matter: bool) -> Finding:

@@ -3,7 +3,7 @@
 import warnings
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -17,9 +17,10 @@ from kdinpaint._core.images import PathLike
 from kdinpaint.data.mask_files import MaskFolder
 from kdinpaint.ops.masks import RATIO_BINS
 
-__all__ = ["Border", "IrregularMasks"]
+__all__ = ["Border", "IrregularMasks", "Split", "find_archive"]
 
 Border = Literal["clear", "near"]
+Split = Literal["test", "train"]
 _FOLDERS = {
     "test": ("mask/testing_mask_dataset", "testing_mask_dataset"),
     "train": ("irregular_mask/disocclusion_img_mask", "disocclusion_img_mask"),
@@ -28,6 +29,17 @@ _PUBLISHED = {"test": "hole", "train": "known"}
 _MARGIN = 50 / 512  # holes of the masks with a border keep 50 pixels away from it
 _TRIES = 50
 _GROWTH = 24 / 512
+
+
+def find_archive(root: PathLike, wanted: Split) -> Split | None:
+    """Which of the two archives lies at a folder, by its layout: `wanted` if it is there, or the other, or None."""
+    folder = Path(root)
+    other: Split = "train" if wanted == "test" else "test"
+    for split in (wanted, other):
+        names = _FOLDERS[split]
+        if names[-1] in folder.parts or any((folder / name).is_dir() for name in names):
+            return split
+    return None
 
 
 class _Measured(NamedTuple):
@@ -51,7 +63,7 @@ class IrregularMasks(MaskFolder):
     Source: Liu et al., Image Inpainting for Irregular Holes Using Partial Convolutions, ECCV 2018.
 
     Args:
-        root: The folder of the files, or the one into which the archive was unpacked.
+        root: The folder of the files, or the one into which the archive was unpacked, be it beside the other archive.
         split: "test" or "train": which archive.
         polarity: What white means: "hole", "known", or "auto".
         ratio: Smallest and largest hole ratio of the masks that a call gives.
@@ -79,13 +91,13 @@ class IrregularMasks(MaskFolder):
         ('hole', [0.153], [0])
     """
 
-    COUNT = 12_000
+    COUNTS: ClassVar[dict[str, int]] = {"test": 12_000, "train": 55_116}
 
     def __init__(
         self,
         root: PathLike,
         *,
-        split: Literal["test", "train"] = "test",
+        split: Split = "test",
         polarity: Literal["auto", "hole", "known"] = "auto",
         ratio: tuple[float, float] = (RATIO_BINS[0], RATIO_BINS[-1]),
         augment: bool | None = None,

@@ -11,6 +11,7 @@ from typing import Any
 from kdinpaint._core.checks import check_choice
 from kdinpaint._core.errors import ConfigError
 from kdinpaint.training.config import (
+    ComparatorConfig,
     DataConfig,
     DistillConfig,
     EvaluationConfig,
@@ -39,6 +40,7 @@ class Preset:
         student: How the student is trained.
         evaluation: What is measured.
         runtime: What does not change results.
+        comparator: How a comparator is trained that is put in the model's place; by default as published.
         notes: What the paper says and what is our choice.
     """
 
@@ -49,6 +51,7 @@ class Preset:
     student: StudentConfig
     evaluation: EvaluationConfig
     runtime: RuntimeConfig
+    comparator: ComparatorConfig = field(default_factory=ComparatorConfig)
     notes: Mapping[str, str] = field(default_factory=dict)
 
     def scaled(self, budget: float) -> "Preset":
@@ -56,7 +59,8 @@ class Preset:
 
         Steps of teacher and student, pairs of the evaluation (20 a bin at least) and the distance between
         checkpoints scale; ramps and schedules are shares of the steps and follow. Below 20,000 steps the learning
-        rates are those for short runs: 2e-4, and 1e-3 for the importance predictors.
+        rates are those for short runs: 2e-4, and 1e-3 for the importance predictors. A comparator gets as many steps
+        and images as the student.
 
         Args:
             budget: Share of the paper's iterations, more than 0; 1 leaves everything as it is.
@@ -85,6 +89,7 @@ class Preset:
             student=replace(self.student, optim=student, distill=distill),
             evaluation=replace(self.evaluation, per_bin=pairs),
             runtime=replace(self.runtime, checkpoint_every=every),
+            comparator=replace(self.comparator, steps=student.steps, batch=student.batch),
         )
 
     def config(self, *, photos: Path, out: Path) -> TrainConfig:
@@ -101,6 +106,7 @@ class Preset:
             data=self.data,
             teacher=self.teacher,
             student=self.student,
+            comparator=self.comparator,
             evaluation=self.evaluation,
             runtime=self.runtime,
         )

@@ -17,10 +17,11 @@ from kdinpaint.data import (
     list_images,
     open_store,
 )
+from kdinpaint.data.irregular_masks import find_archive
 from kdinpaint.ops import RATIO_BINS
 from kdinpaint.training.config import DataConfig, DatasetName, EvaluationConfig
 
-__all__ = ["DATASETS", "Sources", "is_raw", "open_dataset", "open_masks", "open_sources", "split_photos"]
+__all__ = ["DATASETS", "Sources", "open_dataset", "open_masks", "open_sources", "split_photos"]
 
 DATASETS: tuple[str, ...] = get_args(DatasetName)
 
@@ -42,7 +43,7 @@ class Sources:
     photos: StoredPhotos | list[Path]
     held_out: list[Path]
     masks: IrregularMasks | None
-    test_masks: MaskFolder | None
+    test_masks: IrregularMasks | None
     min_side: int
 
 
@@ -79,20 +80,26 @@ def open_dataset(root: Path, data: DataConfig, part: Part, *, in_memory: bool = 
 
 def open_masks(
     root: Path,
+    part: Part = "train",
     *,
     polarity: Literal["auto", "hole", "known"] = "auto",
     ratio: tuple[float, float] = (RATIO_BINS[0], RATIO_BINS[-1]),
 ) -> IrregularMasks:
-    """Mask files to train with. Those of the NVIDIA training archive, known by its folders, are varied at random."""
-    if is_raw(root):
-        return IrregularMasks(root, split="train", polarity=polarity, ratio=ratio)
-    return IrregularMasks(root, polarity=MaskFolder(root, polarity=polarity).polarity, ratio=ratio)
+    """Mask files to train with, or to test with.
 
+    Where the NVIDIA archives lie, known by their folders, those of the part are taken. Their training masks are varied
+    at random in training, and only there.
 
-def is_raw(root: Path) -> bool:
-    """Whether a folder holds the NVIDIA training masks, as the archive lays them out."""
-    name = "disocclusion_img_mask"
-    return name in root.parts or (root / name).is_dir() or (root / "irregular_mask" / name).is_dir()
+    Raises:
+        DataError: There is no mask, or what white means cannot be told.
+        RangeError: A file that was looked at is not binary.
+        ImageFileError: A file that was looked at is damaged.
+    """
+    archive = find_archive(root, part)
+    if archive is None:  # nobody said that white should mean what it means in the published ones
+        return IrregularMasks(root, polarity=MaskFolder(root, polarity=polarity).polarity, ratio=ratio)
+    varied = part == "train" and archive == "train"
+    return IrregularMasks(root, split=archive, polarity=polarity, ratio=ratio, augment=varied)
 
 
 def open_sources(
@@ -107,7 +114,9 @@ def open_sources(
         ConfigError: See `open_dataset`.
     """
     masks = None if data.masks is None else open_masks(data.masks, polarity=data.polarity, ratio=data.hole_ratio)
-    test_masks = None if evaluation.masks is None else MaskFolder(evaluation.masks, polarity=evaluation.polarity)
+    test_masks = (
+        None if evaluation.masks is None else open_masks(evaluation.masks, "test", polarity=evaluation.polarity)
+    )
     min_side = data.size
     chosen: StoredPhotos | list[Path]
     if data.dataset is None:

@@ -16,7 +16,7 @@ from kdinpaint.training.run import Run, config_dict
 from kdinpaint.training.sources import open_sources, split_photos
 from kdinpaint.training.watch import Watch
 
-__all__ = ["split_photos", "teacher_name", "train"]
+__all__ = ["description", "split_photos", "teacher_name", "train"]
 
 
 def teacher_name(student: str) -> str:
@@ -51,7 +51,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     )
     run = Run(
         config.out,
-        config=_description(config),
+        config=description(config),
         data=config.data,
         runtime=config.runtime,
         seed=config.seed,
@@ -80,7 +80,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     return results
 
 
-def _description(config: TrainConfig) -> dict[str, Any]:
+def description(config: TrainConfig) -> dict[str, Any]:
     """What the run folder keeps: the part of the configuration that has to do with this model."""
     plain = config_dict(config)
     if config.model not in RECIPES:

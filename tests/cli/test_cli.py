@@ -1,5 +1,6 @@
 """The commands as a user types them, in this process."""
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -8,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import stand_ins
 from PIL import Image
 
 from kdinpaint import create_model
 from kdinpaint._core.errors import KDInpaintError
 from kdinpaint.cli import demo, train
+from kdinpaint.cli.evaluate import EvaluateConfig, _manifest
 from kdinpaint.cli.main import main
 from kdinpaint.models import save_model
 
@@ -93,6 +96,24 @@ def test_evaluate_on_other_photos_and_mask_files(
     main(["evaluate", str(run), f"--photos={photos}", f"--manifest={folder / 'manifest.json'}", f"--out={again}"])
     first, second = (json.loads((f / "metrics.json").read_text()) for f in (folder, again))
     assert first["models"]["student"]["records"] == second["models"]["student"]["records"]
+
+
+def test_evaluate_takes_the_test_masks_of_two_archives_under_one_root(tmp_path: Path) -> None:
+    stand_ins.irregular_training_masks(tmp_path, count=50)
+    stand_ins.irregular_test_masks(tmp_path)
+    stand_ins.save(tmp_path / "photos", "0.png", stand_ins.picture(0, (256, 256)))
+    config = EvaluateConfig(run=tmp_path, photos=tmp_path / "photos", masks=tmp_path, per_bin=2)
+    ratios = [entry.ratio for entry in _manifest(config).entries]
+    assert [int(10 * ratio) for ratio in ratios] == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+
+
+def test_evaluate_enlarges_small_photos_if_asked_to(tmp_path: Path) -> None:
+    stand_ins.save(tmp_path, "0.png", stand_ins.picture(0, (178, 218)))
+    config = EvaluateConfig(run=tmp_path, photos=tmp_path, per_bin=1)
+    with pytest.raises(KDInpaintError, match="None of the 1 photographs"):
+        _manifest(config)
+    entries = _manifest(dataclasses.replace(config, min_side=178)).entries
+    assert {entry.window for entry in entries} == {(20, 0, 178)}
 
 
 def test_evaluate_without_inpainting_network(run: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:

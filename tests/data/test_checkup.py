@@ -3,7 +3,7 @@ import stand_ins
 from PIL import Image
 
 from kdinpaint._core.errors import DataError
-from kdinpaint.data import MaskFolder, StoredPhotos, open_store
+from kdinpaint.data import IrregularMasks, MaskFolder, StoredPhotos, open_store
 from kdinpaint.data.checkup import check_masks, check_photos, guess_dataset
 
 
@@ -49,8 +49,11 @@ def test_nothing_usable_is_an_error(photos):
     assert levels(check.findings) == ["ok", "warning", "error"]
 
 
-def masks_of(root, **options):
-    return check_masks(root, "masks", open_masks=lambda: MaskFolder(root, **options), look_at=None)
+def masks_of(root, polarity="auto", look_at=None, **options):
+    def opened(polarity):
+        return MaskFolder(root, polarity=polarity)
+
+    return check_masks(root, "masks", polarity=polarity, open_masks=opened, look_at=look_at, **options)
 
 
 def test_masks_are_measured(tmp_path):
@@ -72,7 +75,14 @@ def test_masks_that_stop_a_run(tmp_path):
     findings = masks_of(tmp_path, polarity="hole")
     assert levels(findings) == ["ok", "ok", "error", "ok"]
     assert "2 of 12 are damaged or not black and white" in findings[2].text
-    assert levels(masks_of(tmp_path)) == ["error"], "the vote meets the same file"
+    voted = masks_of(tmp_path)
+    assert levels(voted) == ["ok", "ok", "error", "ok"], "they cannot vote, and the others do"
+    assert voted[1].text == "masks: white means hole, found in the files"
+    assert voted[2].text == findings[2].text
+    assert str(folder / "00003.png") in voted[2].text
+    assert voted[3].text == findings[3].text
+    few = masks_of(tmp_path, look_at=2)
+    assert "2 of 4 are damaged" in few[2].text, "those that the vote met count, too"
     for name in ("00003.png", "00004.png"):
         (folder / name).unlink()
     assert levels(masks_of(tmp_path, polarity="hole")) == ["ok", "ok", "ok"]
@@ -82,6 +92,17 @@ def test_masks_that_stop_a_run(tmp_path):
     findings = masks_of(tmp_path, polarity="hole")
     assert findings[-1].level == "warning"
     assert "no mask of 1-10 %, 10-20 %: these bins stay empty" in findings[-1].text
+
+
+def test_a_truncated_archive_is_noticed(tmp_path, monkeypatch):
+    stand_ins.irregular_test_masks(tmp_path)
+    findings = masks_of(tmp_path, archive="test")
+    assert levels(findings) == ["warning", "ok", "ok"]
+    assert findings[0].text.startswith("masks: 12 NVIDIA test masks, 12,000 published.")
+    assert masks_of(tmp_path)[0].text == "masks: 12 files"
+    assert IrregularMasks.COUNTS == {"test": 12_000, "train": 55_116}
+    monkeypatch.setitem(IrregularMasks.COUNTS, "test", 12)
+    assert masks_of(tmp_path, archive="test")[0].text == "masks: 12 NVIDIA test masks, as published"
 
 
 def test_masks_of_the_wrong_polarity_everywhere(tmp_path):

@@ -1,3 +1,4 @@
+import os
 import pickle
 import tarfile
 
@@ -10,6 +11,7 @@ from PIL import Image
 from kdinpaint._core.errors import ConfigError, DataError, ImageFileError, KDInpaintWarning
 from kdinpaint.data import FolderStore, MemoryStore, PhotoFolder, StoredPhotos, TarStore, TrainingSamples, open_store
 from kdinpaint.data.images import decode_image
+from kdinpaint.data.tar_index import cache_of
 
 
 @pytest.fixture
@@ -55,6 +57,55 @@ def test_a_tar_store_can_be_pickled_while_files_are_open(shards):
     again = pickle.loads(pickle.dumps(store))
     assert again._open == {}
     assert again.read(0) == first
+
+
+@pytest.fixture
+def settled(shards):
+    """A shard that was not changed a moment ago."""
+    shard = shards / "000.tar"
+    os.utime(shard, ns=(10**18, 10**18))
+    return shard
+
+
+def test_headers_of_a_shard_are_read_once(settled, monkeypatch):
+    first = TarStore([settled])
+    with monkeypatch.context() as patch:
+        patch.setattr(tarfile, "open", lambda *args: pytest.fail("headers are read again"))
+        again = TarStore([settled])
+    assert [again.name(i) for i in range(len(again))] == [first.name(i) for i in range(len(first))]
+    assert [again.read(i) for i in range(len(again))] == [first.read(i) for i in range(len(first))]
+    assert open_store(settled.parent).name(4) == "b/c/3.png", "kept and fresh indices together, no other files"
+
+
+def test_a_stale_or_damaged_index_is_not_trusted(folder, settled):
+    TarStore([settled])
+    kept = cache_of(settled).read_bytes()
+    stand_ins.pack(settled, [folder / "b" / "4.jpg"], root=folder)
+    assert TarStore([settled]).read(0) == (folder / "b" / "4.jpg").read_bytes(), "another shard, moments ago"
+    assert cache_of(settled).read_bytes() == kept, "what may still change leaves no index"
+    os.utime(settled, ns=(10**18, 10**18))
+    assert len(TarStore([settled])) == 1, "same time, another size"
+    assert cache_of(settled).read_bytes() != kept
+    for content in (b"", b"nothing", kept[: len(kept) // 2]):
+        cache_of(settled).write_bytes(content)
+        assert TarStore([settled]).name(0) == "b/4.jpg"
+        assert len(cache_of(settled).read_bytes()) > 100, "made anew"
+
+
+def test_same_size_and_another_time_is_another_shard(folder, settled):
+    size = settled.stat().st_size
+    TarStore([settled])
+    stand_ins.pack(settled, [folder / "5.png"], root=folder)
+    with settled.open("ab") as file:
+        file.truncate(size)
+    os.utime(settled, ns=(10**18, 10**18 + 1))
+    assert len(TarStore([settled])) == 1
+
+
+def test_a_folder_that_cannot_be_written_keeps_no_index(settled):
+    cache_of(settled).mkdir()
+    assert len(TarStore([settled])) == 2
+    assert [path.name for path in settled.parent.iterdir() if path.is_file() and path.suffix != ".tar"] == []
 
 
 def test_stored_photos_equal_a_photo_folder(folder):

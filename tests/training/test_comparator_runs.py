@@ -180,9 +180,9 @@ def test_the_same_command_trains_measures_and_inpaints(photos, tmp_path):
 
 
 def test_students_know_nothing_of_comparators_in_their_run_folder(photos, tmp_path):
-    from kdinpaint.training.train import _description
+    from kdinpaint.training.train import description
 
-    kept = _description(config(photos, tmp_path, "kdinpaint_tiny"))
+    kept = description(config(photos, tmp_path, "kdinpaint_tiny"))
     assert "comparator" not in kept
     assert {"teacher", "student"} <= kept.keys()
 

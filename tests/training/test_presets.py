@@ -62,8 +62,11 @@ def test_budgets_as_people_write_them():
 def test_config_is_the_preset_with_places():
     config = PRESETS["paper-paris"].config(photos=Path("a"), out=Path("b"))
     assert (config.photos, config.out) == (Path("a"), Path("b"))
-    for name in ("model", "data", "teacher", "student", "evaluation", "runtime"):
-        assert getattr(config, name) == getattr(PRESETS["paper-paris"], name)
+    preset = PRESETS["paper-paris"].scaled(0.5)
+    config = preset.config(photos=Path("a"), out=Path("b"))
+    for name in ("model", "data", "teacher", "student", "comparator", "evaluation", "runtime"):
+        assert getattr(config, name) == getattr(preset, name)
+    assert (config.comparator.steps, config.comparator.batch) == (200_000, 6)
 
 
 def small(preset, root, out, **data):
@@ -155,6 +158,28 @@ def test_masks_of_ones_own_may_have_either_polarity(tmp_path):
     masks = open_masks(tmp_path / "mine", ratio=(0.0, 0.2))  # no warning: nobody said these are NVIDIA's
     assert (masks.polarity, masks.augment) == ("known", False)
     assert masks((64, 64), np.random.default_rng(0)).mean() < 0.2
+
+
+def test_both_nvidia_archives_under_one_root(tmp_path):
+    """Each part takes its own archive, and the test masks are not read upside down."""
+    stand_ins.irregular_training_masks(tmp_path, count=50)
+    stand_ins.irregular_test_masks(tmp_path)
+    masks, test = open_masks(tmp_path), open_masks(tmp_path, "test")
+    assert (len(masks), masks.polarity, masks.augment) == (50, "known", True)
+    assert (len(test), test.polarity, test.augment) == (12, "hole", False)
+    assert [int(10 * ratio) for ratio in test.ratios] == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+    stand_ins.celeba(tmp_path / "faces")
+    evaluation = EvaluationConfig(masks=tmp_path)
+    sources = open_sources(tmp_path / "faces", DataConfig(dataset="celeba"), evaluation, in_memory=False)
+    assert sources.test_masks.paths == test.paths
+
+
+def test_the_training_archive_alone_can_be_evaluated_with(tmp_path):
+    stand_ins.irregular_training_masks(tmp_path)
+    masks = open_masks(tmp_path, "test")
+    assert (masks.polarity, masks.augment) == ("known", False)
+    stand_ins.irregular_test_masks(tmp_path / "b")
+    assert not open_masks(tmp_path / "b").augment
 
 
 def test_shards_of_any_photos(tmp_path):
