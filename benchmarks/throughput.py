@@ -60,7 +60,7 @@ class Options:
     batch: int | None = None
     """Images a step: 6 on a GPU, 4 on the CPU."""
     rounds: int | None = None
-    """Samples of every contender: 10 on a GPU, 7 on the CPU."""
+    """Samples of every contender: 10 on a GPU, 5 on the CPU."""
     steps: int | None = None
     """Steps a sample: 10 on a GPU, which works them off in one go, 1 on the CPU."""
     methods: tuple[str, ...] = CONTENDERS
@@ -79,7 +79,7 @@ class Options:
         if OURS not in self.methods:
             raise SystemExit(f"methods are {', '.join(self.methods)}; expected {OURS!r} among them: it is the measure.")
         cuda = self.device == "cuda"
-        usual = (256, 6, 10, 10, tuple(PRECISIONS)) if cuda else (64, 4, 7, 1, ("float32",))
+        usual = (256, 6, 10, 10, tuple(PRECISIONS)) if cuda else (64, 4, 5, 1, ("float32",))
         if self.smoke:
             usual = (32, 2, 2, 1, ("float32",))
         names = ("size", "batch", "rounds", "steps", "precisions")
