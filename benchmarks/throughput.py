@@ -10,6 +10,7 @@ turns within one run, so that ratios hold beside other work. On a GPU the loader
 ours. Writes benchmarks/results/throughput_gpu.json or throughput_cpu.json after every precision.
 """
 
+import gc
 import json
 import os
 import tempfile
@@ -113,6 +114,7 @@ def batch_of(options: Options, device: torch.device) -> dict[str, torch.Tensor]:
 def setting_of(options: Options, precision: str) -> Setting:
     """One precision; the one before is forgotten."""
     kind, fields = PRECISIONS[precision]
+    gc.collect()
     runtime = RuntimeConfig(device="cpu" if options.device == "cpu" else "auto", trackers=(), **fields)
     AcceleratorState._reset_state(True)
     accelerator = make_accelerator(runtime, kind, Path(tempfile.gettempdir()))
