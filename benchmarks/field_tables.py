@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
+from table_parts import machine, spread
+
 from kdinpaint._core.markdown import markdown_table
 from kdinpaint.ablation import paired_difference
-from kdinpaint.ablation.statistics import Interval, contrast, interval
+from kdinpaint.ablation.statistics import contrast, interval
 
 # Heading, metric, bin of the hole ratio, digits.
 COLUMNS = (
@@ -19,12 +21,6 @@ INTERVALS = (
     "Mean over seeds ± half the 95 % interval over seeds; in square brackets that over photographs, with these same "
     "trained networks. *noise*: the interval over seeds holds 0.\n\n"
 )
-
-
-def spread(found: Interval, digits: int, sign: str = "") -> str:
-    """Mean and half the width of its interval, if there is one."""
-    half = "" if found.high is None else f" ± {found.high - found.mean:.{digits}f}"
-    return f"{found.mean:{sign}.{digits}f}{half}"
 
 
 def single(values: Sequence[float], digits: int) -> str:
@@ -82,10 +78,10 @@ def rendered(content: dict[str, Any], pairs: Sequence[tuple[str, str]]) -> str:
         seeds = ", ".join(map(str, part["seeds"]))
         part = {**content, **part}
         text += f"**{BUDGETS[budget]}**, seeds {seeds}\n\n{scores(part)}{differences(part, pairs)}"
-    config, machine = content["config"], content["environment"]
+    config = content["config"]
     runs = [run for part in content["budgets"].values() for seeds in part["results"].values() for run in seeds.values()]
     devices = " and ".join(sorted({run["device"] for run in runs}))
-    where = machine["processor"] if devices == "cpu" else devices
+    where = machine(content["environment"], on=None if devices == "cpu" else devices)
     dry = "; **a dry run: networks of a few channels**" if config["tiny"] else ""
     return (
         f"{text}{INTERVALS}`{content['command']}`; {content['photos']} photos to train on, {content['held_out']} to "
@@ -93,7 +89,7 @@ def rendered(content: dict[str, Any], pairs: Sequence[tuple[str, str]]) -> str:
         f"of the recipes and of {config['lr']:g} for ours, all times {config['lr_scale']:g}, schedule "
         f"{config['schedule']}, averaged weights {config['ema_decay']:g}, precision {config['mixed_precision']}, "
         f"VGG's weights: {config['vgg']}; inference of one image with a hole of 25 %; "
-        f"manifest {content['manifest'][:12]}; {where}, {machine['threads']} threads, torch {machine['torch']}{dry}.\n"
+        f"manifest {content['manifest'][:12]}; {where}{dry}.\n"
     )
 
 

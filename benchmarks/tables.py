@@ -13,19 +13,15 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from cost_tables import loading, paper_cost
-from field_tables import comparators_retrofitted, spread, table1_small
+from cost_tables import loading, paper_cost, throughput
+from field_tables import comparators_retrofitted, table1_small
+from table_parts import costs, machine, spread
 
 from kdinpaint._core.markdown import markdown_table
 from kdinpaint.ablation import interval, paired_difference, report
 
 ROOT = Path(__file__).parent.parent
 RESULTS, METHOD = ROOT / "benchmarks" / "results", ROOT / "docs" / "method"
-
-
-def machine(environment: dict[str, Any]) -> str:
-    threads = "1 thread" if environment["threads"] == 1 else f"{environment['threads']} threads"
-    return f"{environment['processor']}, {threads}, torch {environment['torch']}"
 
 
 def model_cost(content: dict[str, Any]) -> str:
@@ -239,18 +235,13 @@ def training_step(content: dict[str, Any]) -> str:
     ]
     amortised = "{:.2f} ({:.2f} to {:.2f})".format(*result["cost"])
     steps.append([f"**a meta step every {result['meta_every']}**", f"{result['amortised']['median']:.0f}", amortised])
-    costs = [
-        [f"{step}, `{cost['operator']}`", f"{cost['share']:.0%}", f"{cost['milliseconds']:.0f}"]
-        for step, found in content["largest_costs"].items()
-        for cost in found
-    ]
     options = content["options"]
     return (
         markdown_table(["hole", "ms a step", "without fillers", "fillers' share", "hole cells, by level"], shares)
         + "\n\n"
         + markdown_table([f"step at {result['hole_ratio']:.0%} hole", "ms", "of the plain step"], steps)
         + "\n\n"
-        + markdown_table(["largest costs of a step", "share", "ms"], costs)
+        + costs(content["largest_costs"])
         + f"\n\n`{content['command']}`; `{options['model']}`, {options['size']} px, batch {options['batch']}; "
         f"{machine(content['environment'])}; medians of {options['rounds']} rounds.\n"
     )
@@ -363,6 +354,8 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "table1_small_gpu": ("comparison.md", table1_small),
     "comparators_retrofitted_cpu": ("comparison.md", comparators_retrofitted),
     "comparators_retrofitted_gpu": ("comparison.md", comparators_retrofitted),
+    "throughput_cpu": ("comparison.md", throughput),
+    "throughput_gpu:contenders": ("comparison.md", throughput),
     "ablation_parts_1500:brief": ("../../README.md", ablation_brief),
     **{f"ablation_{grid}": ("what_helps.md", partial(ablation, name=f"ablation_{grid}")) for grid in GRIDS},
 }

@@ -10,10 +10,13 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+import torch
+import torchvision
 from safetensors.torch import load_file
 from small_comparators import small_objective
 
 from kdinpaint.data import demo_photos
+from kdinpaint.training import RECIPES
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ("table1_small", "comparators_retrofitted")
@@ -151,3 +154,127 @@ def test_other_options_do_not_mix(comparison):
     assert module.main(config) == 0
     with pytest.raises(ValueError, match=r"belongs to another run: .*lr was 0.0001, now 0.01"):
         module.main(replace(config, lr=0.01))
+
+
+@pytest.fixture
+def throughput(monkeypatch):
+    """The module, with narrow critics and no VGG."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    monkeypatch.setattr("kdinpaint.training.phases.comparator_objective", small_objective)
+    return importlib.import_module("throughput")
+
+
+@pytest.fixture
+def operator_calls(monkeypatch):
+    """Shapes that torchvision's operator was called with."""
+    calls, operator = [], torchvision.ops.deform_conv2d
+
+    def counted(x, *arguments):
+        calls.append(tuple(x.shape))
+        return operator(x, *arguments)
+
+    monkeypatch.setattr(torchvision.ops, "deform_conv2d", counted)
+    return calls
+
+
+def test_throughput_of_every_contender(throughput, operator_calls):
+    content = throughput.main(throughput.Options(smoke=True))
+    assert content["vgg"] == "random"
+    found = content["training"]["float32"]
+    assert found["absent"] == {}
+    assert tuple(found["contenders"]) == throughput.CONTENDERS
+    for name, one in found["contenders"].items():
+        parts = one["parts"].values()
+        assert sum(part["share"] for part in parts) == pytest.approx(1), name
+        assert min(part["milliseconds"] for part in parts) > 0, name
+        low, high = (pick(part["milliseconds"] for part in parts) for pick in (min, max))
+        assert 0.5 * low < one["milliseconds"]["median"] < 2 * high, "a mean of the parts"
+        assert one["images_a_second"] == pytest.approx(2000 / one["milliseconds"]["median"], rel=1e-3)
+    assert found["contenders"]["ours"]["times_ours"] == [1, 1, 1]
+    assert {name: part["share"] for name, part in found["contenders"]["ec"]["parts"].items()} == {
+        phase.name: phase.share for phase in RECIPES["ec"].phases
+    }
+    costs = {name: {cost["operator"] for cost in largest} for name, largest in found["largest_costs"].items()}
+    assert len(costs) == 2
+    assert all(len(operators) == 3 for operators in costs.values())
+    assert operator_calls
+    table = importlib.import_module("cost_tables").throughput(content)
+    assert all(f"| {name} | " in table for name in throughput.CONTENDERS)
+    assert "python benchmarks/throughput.py --smoke" in table
+
+
+def test_ours_with_the_operator_of_torchvision(throughput, operator_calls):
+    module = importlib.import_module("throughput_contenders")
+    setting = throughput.setting_of(throughput.Options(smoke=True).settled(), "float32")
+    torch.manual_seed(0)
+    ours, other = module.ours(setting), module.ours(setting, torchvision=True)
+    with torch.no_grad():
+        for parameter in ours.parameters():  # a fresh filler adds nothing
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    other.load_state_dict(ours.state_dict())
+    other.teacher = ours.teacher
+    image, mask = setting.batch["image"], setting.batch["mask"]
+    losses = [objective(setting.batch, 0.5).total for objective in (ours, other)]
+    operators = len(module.adaptive_convs(ours.net))
+    assert operators >= 2 * len(ours.net.channels)
+    assert len(operator_calls) == operators, "all of the one, none of the other"
+    for loss in losses:
+        loss.backward()
+    torch.testing.assert_close(other.net(image, mask), ours.net(image, mask), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(losses[1], losses[0])
+    theirs = dict(other.named_parameters())
+    for name, parameter in ours.named_parameters():
+        if parameter.grad is not None:
+            torch.testing.assert_close(theirs[name].grad, parameter.grad, atol=1e-5, rtol=1e-3)
+    offsets = [conv.offset_conv.weight.grad for conv in module.adaptive_convs(other.net)]
+    assert all(gradient.any() for gradient in offsets)
+
+
+def test_a_contender_that_cannot_take_part_is_named(throughput, monkeypatch):
+    module = importlib.import_module("throughput_contenders")
+
+    def refuse(*arguments, **options):
+        raise NotImplementedError("no such kernel\nand a long trace")
+
+    monkeypatch.setattr(module, "published", refuse)
+    options = throughput.Options(smoke=True, methods=("gc", "ours")).settled()
+    parts, absent = throughput.build(options, throughput.setting_of(options, "float32"))
+    assert list(parts) == ["ours"]
+    assert absent == {"gc": "NotImplementedError: no such kernel"}
+
+
+@pytest.mark.parametrize(
+    ("methods", "message"), [(("gc",), "expected 'ours' among"), (("ours", "gan"), "no contender")]
+)
+def test_throughput_of_what_there_is_not(throughput, methods, message):
+    with pytest.raises(SystemExit, match=message):
+        throughput.main(throughput.Options(smoke=True, methods=methods))
+
+
+def test_paper_cost_by_hand(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    contenders = {
+        name: {"images_a_second": rate, "peak_gib": 1.5}
+        for name, rate in (("teacher", 600), ("plain", 300), ("ours", 150))
+    }
+    content = {
+        "command": "python benchmarks/throughput.py --device cuda",
+        "environment": {"gpu": "G", "processor": "P", "threads": 1, "torch": "2"},
+        "cores": 8,
+        "options": {"device": "cuda", "size": 256, "batch": 6},
+        "training": {"bf16": {"contenders": contenders, "fed": {"by one batch": 150, "by the loader": 75}}},
+    }
+    table = importlib.import_module("cost_tables").paper_cost(content)
+    assert "| bf16 | 600 | 300 | 150 | 50% | 1.5 |" in table
+    assert "| CelebA | 0.4 M | 5 |" in table
+    assert "| Places2 | 2.5 M | 30 |" in table
+    assert "G, 8 cores; P, 1 thread, torch 2" in table
+
+
+def test_loading_by_workers(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    loading = importlib.import_module("loading")
+    samples = loading.samples_from(tmp_path, 32, count=4)
+    found = loading.rates(samples, torch.device("cpu"), batch=2, steps=2, workers=(0, 10**6), pool=4)
+    assert list(found) == ["0 workers", "resident"], "no more workers than cores"
+    assert min(found.values()) > 0

@@ -10,10 +10,9 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.profiler import ProfilerActivity, profile
 
 from kdinpaint._core.errors import ConfigError
-from kdinpaint.benchmark.memory import quiet
+from kdinpaint.benchmark.profiling import largest_costs
 from kdinpaint.benchmark.timing import Timing, interleave, speedup
 from kdinpaint.data import MaskGenerator
 from kdinpaint.layers import AdaptiveConv2d
@@ -129,7 +128,7 @@ class TrainingStep:
             "filler blocks": _fillers(net, batch),
             "inference": torch.inference_mode()(partial(net, batch["image"], batch["mask"])),
         }
-        return {name: _largest(call, self.device, steps=steps, count=count) for name, call in calls.items()}
+        return {name: largest_costs(call, self.device, steps=steps, count=count) for name, call in calls.items()}
 
     def _stage(self, *, distilled: bool, **options: Any) -> Stage:  # noqa: ANN401 - options of the model
         torch.manual_seed(0)
@@ -220,17 +219,3 @@ def _scale_first_output(conv: nn.Conv2d, deviation: float) -> None:
 
     nn.init.normal_(conv.weight)
     handle = conv.register_forward_hook(hook)
-
-
-def _largest(call: Callable[[], Any], device: torch.device, *, steps: int, count: int) -> list[dict[str, Any]]:
-    activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device.type == "cuda" else [])
-    with quiet(), profile(activities=activities, acc_events=True) as record:
-        for _ in range(steps):
-            call()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-    field = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
-    times = {event.key: float(getattr(event, field)) for event in record.key_averages()}
-    total = sum(times.values())
-    largest = sorted(times.items(), key=lambda item: -item[1])[:count]
-    return [{"operator": name, "share": time / total, "milliseconds": time / 1000 / steps} for name, time in largest]
