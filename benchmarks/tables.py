@@ -207,6 +207,21 @@ def adaptive_conv(content: dict[str, Any]) -> str:
     )
 
 
+def call_overhead(content: dict[str, Any]) -> str:
+    """What a call takes when there is next to nothing to compute."""
+    rows = []
+    for case in content["cases"]:
+        found = {one["name"]: one for one in case["contenders"]}
+        for name in ("kdinpaint", "torchvision", "conv2d"):
+            times = [f"{found[name][which]['median']:.2f}" for which in ("forward", "training")]
+            rows.append([name, problem(case), *times])
+    return (
+        markdown_table(["a call of", "input", "forward ms", "fwd + bwd ms"], rows)
+        + f"\n\n`{content['command']}`; {machine(content['environment'])}; medians of {content['options']['rounds']} "
+        "rounds.\n"
+    )
+
+
 def problem(case: dict[str, Any]) -> str:
     shape = " x ".join(map(str, case["shape"]))
     return f"{shape}, {case['dtype']}, offsets {case['spread']:g} px"
@@ -345,6 +360,8 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "throughput_gpu": ("paper_cost.md", paper_cost),
     "loading_cpu": ("paper_cost.md", loading),
     "adaptive_conv_cpu": ("speed.md", adaptive_conv),
+    "adaptive_conv_cpu_avx2": ("speed.md", adaptive_conv),
+    "call_overhead_cpu": ("speed.md", call_overhead),
     "adaptive_conv_gpu": ("speed.md", adaptive_conv),
     "training_step_cpu": ("speed.md", training_step),
     "training_step_gpu": ("speed.md", training_step),
