@@ -77,7 +77,17 @@ def _scores(content: Mapping[str, Any], names: Sequence[str], digits: int) -> st
         seconds = np.mean([run["train_seconds"] for run in runs])
         rows.append([name, *texts, f"{sizes[name] / 1e6:.3f} M", f"{runs[0]['gmac']:.3f}", f"{seconds:.0f}"])
     header = ["cell", *(title for title, _ in _METRICS.values()), "parameters", "GMAC", "training, s"]
-    return markdown_table(header, rows) + "\n\nMean ± deviation over seeds."
+    return markdown_table(header, rows) + "\n\nMean ± deviation over seeds." + _incomplete(content, names)
+
+
+def _incomplete(content: Mapping[str, Any], names: Sequence[str]) -> str:
+    """Which cells lack which seeds: their means are over others, their differences over those that both have."""
+    lacking = {
+        name: [str(seed) for seed in content["seeds"] if str(seed) not in content["results"][name]] for name in names
+    }
+    texts = [f"{name} lacks seed {', '.join(seeds)}" for name, seeds in lacking.items() if seeds]
+    note = "A mean is over the seeds that a cell has, a difference over those that both have: "
+    return f" {note}{'; '.join(texts)}." if texts else ""
 
 
 def _differences(content: Mapping[str, Any], names: Sequence[str], reference: str, digits: int) -> str:
@@ -186,16 +196,24 @@ def _mean(values: Sequence[float | None], style: str) -> str:
 
 
 def _source(content: Mapping[str, Any]) -> str:
-    environment = content["environment"]
-    where = environment.get("gpu") if content["device"] != "cpu" and "gpu" in environment else environment["processor"]
     first = content["grid"]["cells"][0]["settings"]
+    named = f" ({content['photos_sha256'][:12]})" if "photos_sha256" in content else ""
     text = (
         f"`{content.get('command', 'kdinpaint ablate')}`; seeds {', '.join(map(str, content['seeds']))}; "
         f"{first['data']['size']} px, {first['student']['optim']['steps']} steps of batch "
-        f"{first['student']['optim']['batch']}, averaged weights; {content['photos']['train']} training photographs, "
+        f"{first['student']['optim']['batch']}, averaged weights; "
+        f"{content['photos']['train']} training photographs{named}, "
         f"{len(content['ratio'])} pairs from {content['photos']['held_out']} others, "
-        f"manifest {content['manifest'][:12]}; {where}, torch {environment['torch']}."
+        f"manifest {content['manifest'][:12]}; {_machine(content)}."
     )
+    if content.get("earlier"):
+        text += f" Some of the runs: {'; '.join(map(_machine, content['earlier']))}."
     if content["failures"]:
         text += f" Failed: {'; '.join(f'{name} ({why})' for name, why in content['failures'].items())}."
     return text
+
+
+def _machine(content: Mapping[str, Any]) -> str:
+    environment = content["environment"]
+    where = environment.get("gpu") if content["device"] != "cpu" and "gpu" in environment else environment["processor"]
+    return f"{where}, torch {environment['torch']}"

@@ -1,9 +1,10 @@
 """What one cell of a grid is trained with: typed settings, made from a base and a few overrides."""
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from kdinpaint._core.errors import ConfigError
 from kdinpaint.ablation.values import check_option, near, override
@@ -48,6 +49,10 @@ class CellSettings:
     def plain(self) -> dict[str, Any]:
         """As nested dicts."""
         return dataclasses.asdict(self)
+
+    def json(self) -> dict[str, Any]:
+        """As a result file holds them."""
+        return cast("dict[str, Any]", json.loads(json.dumps(self.plain(), default=str)))
 
 
 def change(settings: CellSettings, name: str, value: Any) -> CellSettings:  # noqa: ANN401 - any TOML value

@@ -72,7 +72,7 @@ def test_a_result_holds_what_it_promises(finished: tuple[dict, Path]) -> None:
     assert run["mechanism"]["importance"]["cross"][0]["channels"] == 4
     assert "importance" not in content["results"]["off"]["1"]["mechanism"]
     assert {"torch", "processor"} <= set(content["environment"])
-    assert len(content["manifest"]) == 64
+    assert len(content["manifest"]) == len(content["photos_sha256"]) == 64
     assert content["failures"] == {}
     assert content["grid"]["cells"][0]["parameters"] == run["parameters"]
     json.dumps(content, allow_nan=False)
