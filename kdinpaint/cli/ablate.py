@@ -28,8 +28,8 @@ class AblateConfig:
     """
 
     grid: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="GRID")]
-    """parts, factorial, capacity, adaptive_conv, importance, forms, where, self, decoder, teacher, init, or a .toml
-    file."""
+    """parts, factorial, capacity, adaptive_conv, importance, init, forcing, forms, aligner, where, deepest, self,
+    decoder, teacher, or a .toml file."""
     out: Path
     """The result file (JSON)."""
     photos: Path | None = None

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -64,7 +64,8 @@ class StudentObjective(Objective):
             adversarial terms. Each name appears in the log.
 
     Raises:
-        ConfigError: Attention transfer with a student or teacher that has no attention.
+        ConfigError: Attention transfer with a student or teacher that has no attention, or weights of levels that do
+            not fit the student.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class StudentObjective(Objective):
         extra: Mapping[str, ExtraLoss] | None = None,
     ) -> None:
         super().__init__()
+        distill.check_levels(len(net.channels))
         self.net: InpaintingNet = net
         self.config = distill
         self.loss_config = loss
@@ -89,15 +91,16 @@ class StudentObjective(Objective):
             "scale": distill.scale,
             "reduction": distill.reduction,
             "mask_resize": distill.mask_resize,
-            "level_weights": "learned" if distill.level_weights == "learned" else None,
             "floor": distill.floor,
             "temperature": distill.temperature,
             "pool": distill.pool,
             "joint": joint,
         }
+        learned: Literal["learned"] | None = "learned" if distill.level_weights == "learned" else None
         self.cross = (
             CrossDistillLoss(
                 net.channels,
+                level_weights=learned if isinstance(distill.level_weights, str) else distill.level_weights,
                 aligner=distill.aligner,
                 distance=distill.distance,
                 region=distill.region,
@@ -109,7 +112,7 @@ class StudentObjective(Objective):
             else None
         )
         self.self_distill = (
-            SelfDistillLoss(net.channels, detach_target=distill.detach_target, **options)
+            SelfDistillLoss(net.channels, level_weights=learned, detach_target=distill.detach_target, **options)
             if use and distill.self_distill
             else None
         )
@@ -139,6 +142,8 @@ class StudentObjective(Objective):
                 weight_decay=distill.meta_weight_decay,
                 inner_lr=distill.meta_inner_lr,
                 inner_steps=distill.meta_inner_steps,
+                inner_momentum=distill.meta_inner_momentum,
+                inner_weight_decay=distill.meta_inner_weight_decay,
             )
             if not joint and (predictors or aligners)
             else None

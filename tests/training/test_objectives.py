@@ -1,5 +1,6 @@
 """What is minimised, and who may be trained by it."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -164,6 +165,40 @@ def test_random_importance_is_fixed_uneven_and_the_same_for_every_image() -> Non
     assert all(p.grad is None for p in stage.cross.predictors.parameters())
 
 
+def test_factors_of_levels_weigh_cross_distillation_alone() -> None:
+    data = batch()
+
+    def parts(weights: object) -> dict[str, float]:
+        losses = objective(level_weights=weights, scale="none")(data, 0.5)
+        return {name: value.item() for name, value in losses.parts.items()}
+
+    both, shallow, deep = (parts(weights) for weights in ((1.0, 1.0), (1.0, 0.0), (0.0, 1.0)))
+    assert both == parts("equal")
+    assert 0 < deep["cross"] < both["cross"]
+    assert shallow["cross"] + deep["cross"] == pytest.approx(both["cross"])
+    assert shallow["self"] == deep["self"] == both["self"]
+    stage = objective(level_weights=(0.0, 1.0), self_distill=0.0)
+    assert stage.meta is not None
+    before = [p.detach().clone() for p in stage.meta.predictors]
+    stage.backward(stage(data, 0.5), 0, lambda loss: loss.backward())
+    moved = [not torch.equal(a, b) for a, b in zip(before, stage.meta.predictors, strict=True)]
+    assert moved == [False, False, True, True], "a level without weight teaches its predictor nothing"
+
+
+@pytest.mark.parametrize(
+    "weights", [(1.0,), (1.0, 1.0, 1.0), (0.0, 0.0), (1.0, -1.0), (), (1.0, math.nan), (1.0, math.inf)]
+)
+def test_factors_of_levels_that_do_not_fit(weights: tuple[float, ...]) -> None:
+    with pytest.raises(ConfigError, match="expected 2 numbers, one for each level"):
+        objective(level_weights=weights)
+
+
+def test_virtual_steps_have_the_momentum_and_decay_of_the_configuration() -> None:
+    stage = objective(meta_method="l2t", meta_inner_momentum=0.5, meta_inner_weight_decay=0.25)
+    assert stage.meta is not None
+    assert (stage.meta.inner.momentum, stage.meta.inner.weight_decay) == (0.5, 0.25)
+
+
 OPTIONS: dict[str, dict[str, object]] = {
     "attention": {"attention_transfer": 0.5},
     "attention alone": {"attention_transfer": 0.5, "cross": 0.0, "self_distill": 0.0},
@@ -171,6 +206,7 @@ OPTIONS: dict[str, dict[str, object]] = {
     "aligner, uniform": {"aligner": "teacher", "importance": "uniform"},
     "student's aligner": {"aligner": "student"},
     "levels": {"level_weights": "learned"},
+    "given levels": {"level_weights": (0.5, 1.0)},
     "forms": {"distance": "cosine", "region": "all", "rim": 1.0, "low_pass": 2},
     "likelihood": {"distance": "heteroscedastic", "balance": "norm"},
     "projected": {"balance": "project", "attention_transfer": 0.5},
