@@ -167,6 +167,13 @@ _TEACHER = tuple(
     for distilled in (False, True)
 )
 _STRONG = {CROSS: 0.1}
+_READ = {**_STRONG, SELF: 0.0, "student.init": "scratch"}
+_PRETRAINED = (
+    Cell("no distillation", {**_OFF, "student.init": "scratch"}),
+    Cell("trained teacher", {**_READ, _DISTILL + "aligner": "student"}),
+    Cell("random teacher", {**_READ, _DISTILL + "aligner": "student", "teacher.kind": "random"}),
+    Cell("timm teacher", {**_READ, "teacher.kind": "timm"}),  # whose other widths bring a readout with them
+)
 _FORMS = (
     Cell("no cross", {CROSS: 0.0}),
     Cell("0.01", {CROSS: 0.01}),
@@ -241,6 +248,7 @@ GRIDS: Mapping[str, Grid] = MappingProxyType(
             Grid("self", _SELF, "no self", "Which form of self distillation pays?"),
             Grid("decoder", _DECODER, "no attention", "What do attention and its fusion bring to the decoder?"),
             Grid("teacher", _TEACHER, "trained teacher", "Does it matter what the teacher knows?"),
+            Grid("pretrained", _PRETRAINED, "no distillation", "Do features that were learned elsewhere teach?"),
         )
     }
 )

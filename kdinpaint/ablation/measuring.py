@@ -133,8 +133,9 @@ def mechanism(
         entry a module, by its name; "importance", one entry a pair of levels. Entries hold one value for "all" pairs
         and one for each hole-ratio bin in "bins", None where there is none. Those of "hole_gap" have "depth", too: one
         value for each of three bins of how deep the hole is, see `hole_depth`; "depth" itself holds the "edges" between
-        these bins, pixels, and the number of "pairs" in each. Readouts need many pairs and have no bins, but "deeper",
-        what is read of the same level of the teacher from the next deeper level of the student.
+        these bins, pixels, and the number of "pairs" in each. There is no hole gap to a teacher of other widths.
+        Readouts need many pairs and have no bins, but "deeper", what is read of the same level of the teacher from the
+        next deeper level of the student.
     """
     features, stats = _observe(model, pairs)
     found: dict[str, Any] = {
@@ -154,10 +155,11 @@ def mechanism(
     depth, edges = hole_depth(pairs.mask).tolist(), [pairs.mask.shape[-1] // 16, pairs.mask.shape[-1] // 8]
     groups = [[i for i, d in enumerate(depth) if low < d <= high] for low, high in pairwise([0, *edges, math.inf])]
     found["depth"] = {"edges": edges, "pairs": [len(group) for group in groups]}
-    found["hole_gap"] = [
-        {**_by_ratio(pairs, _gap, f, t), "depth": _binned(groups, pairs.mask, _gap, f, t)}
-        for f, t in zip(features, targets, strict=True)
-    ]
+    if all(f.shape == t.shape for f, t in zip(features, targets, strict=True)):
+        found["hole_gap"] = [
+            {**_by_ratio(pairs, _gap, f, t), "depth": _binned(groups, pairs.mask, _gap, f, t)}
+            for f, t in zip(features, targets, strict=True)
+        ]
     if len(pairs) > 1:
         found["readout_gap"] = _readouts(features, targets, pairs.mask)
     if objective is not None:
@@ -256,7 +258,7 @@ def _importance(
         if term is None:
             continue
         if isinstance(term, CrossDistillLoss):
-            goals, distances = targets, term.distances(features, targets, mask)
+            goals, distances = targets, term.distances(objective.read(features), targets, mask)
         else:
             goals, distances = features[1:], term.distances(features, mask)
         found[name] = [

@@ -68,6 +68,11 @@ def _student(settings: CellSettings) -> InpaintingNet:
         raise ConfigError(f"{settings.model} with {dict(settings.options)} cannot be built: {error}") from error
     student = cast(InpaintingNet, net)
     settings.student.distill.check_levels(len(student.channels))
+    if settings.teacher.kind == "timm" and settings.student.init != "scratch":
+        raise ConfigError(
+            f"student.init is {settings.student.init!r} and teacher.kind 'timm', whose weights do not fit the student; "
+            f"expected student.init=scratch."
+        )
     return student
 
 

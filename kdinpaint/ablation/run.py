@@ -12,8 +12,9 @@ from kdinpaint._core.files import make_folder, write_text
 from kdinpaint.ablation.additions import add_to, check_addition, load_result
 from kdinpaint.ablation.cell import CellTask, Settled, TeacherTask
 from kdinpaint.ablation.grids import Grid
-from kdinpaint.ablation.networks import make_teacher, match_sizes, parameters_of
+from kdinpaint.ablation.networks import make_student, make_teacher, match_sizes, parameters_of
 from kdinpaint.ablation.settings import CellSettings
+from kdinpaint.ablation.timm_teacher import make_timm
 from kdinpaint.ablation.workers import run_tasks
 from kdinpaint.data import (
     MaskFolder,
@@ -103,6 +104,9 @@ def run_ablation(plan: AblationPlan) -> dict[str, Any]:
     before = load_result(plan.adds_to)
     settings = match_sizes(plan.chosen, plan.chosen.resolve(plan.base))
     sizes = {name: parameters_of(one) for name, one in settings.items()}
+    for one in settings.values():
+        if one.teacher.kind == "timm":
+            make_timm(one, len(make_student(one, 0).channels), 0, pretrained=False)  # an error comes before any work
     make_folder(plan.work)
     manifest = _manifest(plan)
     shared = Settled(

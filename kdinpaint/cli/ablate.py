@@ -29,7 +29,7 @@ class AblateConfig:
 
     grid: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="GRID")]
     """parts, factorial, capacity, adaptive_conv, importance, init, forcing, forms, aligner, where, deepest, self,
-    decoder, teacher, or a .toml file."""
+    decoder, teacher, pretrained, or a .toml file."""
     out: Path
     """The result file (JSON)."""
     photos: Path | None = None

@@ -276,6 +276,47 @@ def test_all_cells_first_then_the_hole() -> None:
     torch.testing.assert_close(late, objective(scale="none")(data, 0.5).parts["cross"])
 
 
+class Wide(torch.nn.Module):
+    """A teacher of other widths."""
+
+    feature_channels = (5, 3)
+
+    def encode(self, image: torch.Tensor) -> list[torch.Tensor]:
+        half, quarter = (torch.nn.functional.avg_pool2d(image, n) for n in (2, 4))
+        return [torch.cat([half, half[:, :2].square()], 1), quarter]
+
+
+@pytest.mark.parametrize("method", ["align", "l2t"])
+def test_a_teacher_of_other_widths_is_read_from_the_student(method: str) -> None:
+    torch.manual_seed(0)
+    config = DistillConfig(
+        self_distill=0.0, cross=0.5, scale="none", meta_every=1, meta_method=method, meta_inner_lr=1e-4
+    )
+    stage = StudentObjective(
+        InpaintingNet(3, CHANNELS, head_channels=4, dilations=(1,)), Wide(), loss=LossConfig(), distill=config
+    )
+    assert [(r.in_channels, r.out_channels) for r in stage.readouts] == [(4, 5), (6, 3)]
+    data = batch()
+    losses = stage(data, 0.5)
+    teacher = Wide().encode(data["image"])
+    features = stage.net.encode(data["image"], data["mask"])
+    read = [readout(feature) for readout, feature in zip(stage.readouts, features, strict=True)]
+    torch.testing.assert_close(losses.parts["cross"], stage.eval().cross(read, teacher, data["mask"]).detach())
+    log = stage.train().backward(losses, 0, lambda loss: loss.backward())
+    assert 0 < log["importance/effective_share"] <= 1 + 1e-6
+    owned = {id(p) for p in stage.trainable()}
+    assert all(p.grad.any() and id(p) in owned for p in stage.readouts.parameters())
+    assert not any("readouts" in name for name in stage.net.state_dict()), "left behind"
+
+
+def test_a_teacher_whose_levels_cannot_be_read() -> None:
+    for channels, options in (((4, 4), {"teacher_forcing": 0.5}), ((4, 6, 8), {})):
+        with pytest.raises(ConfigError, match=r"student's 4, \d.*expected as many levels"):
+            StudentObjective(
+                InpaintingNet(3, channels, head_channels=4), Wide(), loss=LossConfig(), distill=DistillConfig(**options)
+            )
+
+
 def test_norm_balance_sets_the_ratio_in_the_log() -> None:
     stage = objective(balance="norm", balance_ratio=0.25)
     log = stage.backward(stage(batch(), 0.5), 0, lambda loss: loss.backward())
