@@ -64,9 +64,7 @@ def _means(content: Mapping[str, Any], names: Sequence[str]) -> str:
                 "readout gap": _levels(runs, "readout_gap"),
                 "readout gap, next deeper level": _levels(runs, "readout_gap", "deeper"),
                 "mask probe AUC": _levels(runs, "mask_probe_auc"),
-                "effective channels, share": _mean(
-                    [_all(e["effective_channels"]) / e["channels"] for e in weights], ".2f"
-                ),
+                "effective channels, share": _mean([_share(e) for e in weights], ".2f"),
                 "corr(rho, d)": _mean([_all(e["correlation"]) for e in weights], "+.2f"),
                 "offset, cells": _mean([v["offset"]["all"] for v in adaptive], ".2f"),
                 "kernel spread": _mean([v["kernel_spread"]["all"] for v in adaptive], ".3f"),
@@ -151,12 +149,19 @@ def _levels(runs: _Runs, key: str, part: str = "all", place: int | None = None) 
 def _shares(runs: _Runs, place: int) -> str:
     """Of one bin; older results have none."""
     found = [
-        (entry["effective_channels"]["bins"][place] / entry["channels"], entry["correlation"]["bins"][place])
+        (_share(entry, place), entry["correlation"]["bins"][place])
         for run in runs
         for entry in run.get("importance", {}).get("cross", [])
-        if isinstance(entry["correlation"], Mapping) and entry["effective_channels"]["bins"][place] is not None
+        if isinstance(entry["correlation"], Mapping)
     ]
     return f"{_mean([s for s, _ in found], '.2f')}; {_mean([c for _, c in found], '+.2f')}" if found else "-"
+
+
+def _share(entry: Mapping[str, Any], place: int | None = None) -> float | None:
+    """Effective channels as a share of all; None where they are not known."""
+    value = entry["effective_channels"]
+    value = _all(value) if place is None else value["bins"][place]
+    return None if value is None else value / entry["channels"]
 
 
 def _all(value: Any) -> Any:  # noqa: ANN401 - older results have a number

@@ -95,6 +95,15 @@ def test_features_by_ratio_and_depth_where_they_were_measured() -> None:
     assert "| 0.50 | -0.10 |" in text, "over all pairs"
 
 
+def test_a_number_that_is_not_known_is_left_out() -> None:
+    content = result({"plain": {}, "ours": {}})
+    for run in content["results"]["ours"].values():
+        run["mechanism"]["importance"]["cross"][0]["effective_channels"] = None
+    text = report(content)
+    assert "| 0.50 | -0.10 |" in text
+    assert "| - | -0.10 |" in text
+
+
 def test_ssim_by_hole_ratio_and_what_the_time_is() -> None:
     content = result({"plain": {}, "ours": {}})
     values = [contrast(content, {"ours": 1.0, "plain": -1.0}, "ssim", hole)[0].mean(1) for hole in hole_bins(content)]
