@@ -26,7 +26,7 @@ ALLOWED = {
     "exporting": {"_core", "ops"},
     "benchmark": {"_core", "ops", "layers"},
     "training": {"_core", "ops", "losses", "layers", "distill", "models", "data", "metrics", "inference"},
-    "ablation": {"_core", "ops", "layers", "distill", "models", "data", "metrics", "training"},
+    "ablation": {"_core", "ops", "layers", "distill", "retrofitting", "models", "data", "metrics", "training"},
     "cli": {
         "_core",
         "ops",

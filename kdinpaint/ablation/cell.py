@@ -16,6 +16,7 @@ from kdinpaint._core.files import write_text
 from kdinpaint.ablation.measuring import EvaluationPairs, mechanism, quick_score, score
 from kdinpaint.ablation.networks import LeadingChannels, make_student, make_teacher
 from kdinpaint.ablation.settings import CellSettings
+from kdinpaint.ablation.timm_teacher import load_timm, make_timm, save_timm
 from kdinpaint.data import PairManifest, ResidentBatches, ResidentData
 from kdinpaint.metrics import RatioTable
 from kdinpaint.models import AutoEncoder, InpaintingNet, load_model, model_cost, save_model
@@ -98,7 +99,11 @@ class TeacherTask:
         content = {"teacher": plain["teacher"], "data": plain["data"], "seed": self.seed, **self.shared.fingerprint}
         claim_folder(self.folder, json.loads(json.dumps(content)))
         net = make_teacher(self.settings, self.seed)
-        if self.settings.teacher.kind == "random":
+        teacher = self.settings.teacher
+        if teacher.kind == "timm":
+            levels = len(net.channels)
+            save_timm(make_timm(self.settings, levels, self.seed, pretrained=teacher.pretrained), self.folder)
+        elif teacher.kind == "random":
             save_model(net, self.folder / "teacher")
         else:
             self._train(net, progress)
@@ -179,13 +184,8 @@ class CellTask:
         device = accelerator.device
         manifest = PairManifest.load(self.shared.manifest)
         pairs = EvaluationPairs.load(manifest, self.shared.held_out, channels=settings.data.channels, device=device)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", KDInpaintWarning)  # an over-complete teacher was asked for
-            autoencoder = cast(AutoEncoder, load_model(self.teacher / "teacher", device="cpu"))
         net = make_student(settings, self.seed)
-        if student.init != "scratch":
-            net.load_from(autoencoder, decoder=student.init == "teacher", leading=True)
-        teacher: nn.Module = LeadingChannels(autoencoder, net.channels).eval().to(device)
+        teacher = self._teacher(net).eval().to(device)
         torch.manual_seed(self.seed)
         distills = student.distill.active
         objective = StudentObjective(net, teacher if distills else None, loss=student.loss, distill=student.distill)
@@ -213,6 +213,18 @@ class CellTask:
             "train_seconds": round(stage.seconds - curve.seconds, 1),
         }
         write_text(self.result, json.dumps(result, indent=1) + "\n")
+
+    def _teacher(self, net: InpaintingNet) -> nn.Module:
+        """The teacher; the student starts from it if the settings say so."""
+        if self.settings.teacher.kind == "timm":
+            return load_timm(self.settings, len(net.channels), self.teacher)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", KDInpaintWarning)  # an over-complete teacher was asked for
+            autoencoder = cast(AutoEncoder, load_model(self.teacher / "teacher", device="cpu"))
+        init = self.settings.student.init
+        if init != "scratch":
+            net.load_from(autoencoder, decoder=init == "teacher", leading=True)
+        return LeadingChannels(autoencoder, net.channels)
 
 
 class _Curve:

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 from kdinpaint._core.errors import ConfigError, DataError
 from kdinpaint.ablation.networks import LeadingChannels
+from kdinpaint.ablation.timm_teacher import TIMM_FILE
 from kdinpaint.ablation.values import near
 from kdinpaint.data import PairManifest, common_folder
 from kdinpaint.models import AutoEncoder, InpaintingNet, load_model
@@ -54,11 +55,17 @@ def draw_features(
         raise ConfigError(
             f"{', '.join(chosen) or 'no cells'} have {len(teachers)} teachers; choose cells that share one."
         )
+    folder = work / "teachers" / teachers.pop()
+    if (folder / TIMM_FILE).exists():
+        raise ConfigError(
+            f"{', '.join(chosen)} were taught by an encoder of timm, whose channels "
+            f"are not the student's; choose cells that share an autoencoder."
+        )
     manifest = PairManifest.load(work / "manifest.json")
     if manifest.hash != content["manifest"]:
         raise DataError(f"{work} holds another manifest than the result; pass the folder that the ablation ran in.")
     students = {name: cast(InpaintingNet, load_model(work / "cells" / name / key / "student")) for name in chosen}
-    teacher = cast(AutoEncoder, load_model(work / "teachers" / teachers.pop() / "teacher"))
+    teacher = cast(AutoEncoder, load_model(folder / "teacher"))
     pairs = manifest.pairs(common_folder(list(held_out)), channels=teacher.in_channels)
     widths = next(iter(students.values())).channels
     return write_feature_figure(path, LeadingChannels(teacher, widths).encode, students, pairs, level=level)

@@ -146,12 +146,15 @@ _ADAPTIVE = (
     Cell("offsets only", {**_FILLED, "model.filler_conv": "offsets"}, match="both"),
     Cell("both", _FILLED),
 )
+_DISTILL = "student.distill."
+# Predictors start uniform: in a few hundred steps, Adam at 1e-3 every tenth step hardly moves them.
+_META = {_DISTILL + "importance": "meta", _DISTILL + "meta_every": 2, _DISTILL + "meta_lr": 0.01}
 _IMPORTANCE = (
     Cell("no distillation", _OFF),
-    Cell("uniform", {"student.distill.importance": "uniform"}),
-    Cell("fixed random", {"student.distill.importance": "random"}),
-    Cell("joint", {"student.distill.importance": "joint"}),
-    Cell("align", {"student.distill.importance": "meta"}),
+    Cell("uniform", {_DISTILL + "importance": "uniform"}),
+    Cell("fixed random", {_DISTILL + "importance": "random"}),
+    Cell("joint", {_DISTILL + "importance": "joint"}),
+    *(Cell(method, {**_META, _DISTILL + "meta_method": method}) for method in ("align", "lookahead", "l2t")),
 )
 _TEACHERS: Mapping[str, Mapping[str, Any]] = {
     "trained": {},
@@ -163,8 +166,14 @@ _TEACHER = tuple(
     for teacher, overrides in _TEACHERS.items()
     for distilled in (False, True)
 )
-_DISTILL = "student.distill."
 _STRONG = {CROSS: 0.1}
+_READ = {**_STRONG, SELF: 0.0, "student.init": "scratch"}
+_PRETRAINED = (
+    Cell("no distillation", {**_OFF, "student.init": "scratch"}),
+    Cell("trained teacher", {**_READ, _DISTILL + "aligner": "student"}),
+    Cell("random teacher", {**_READ, _DISTILL + "aligner": "student", "teacher.kind": "random"}),
+    Cell("timm teacher", {**_READ, "teacher.kind": "timm"}),  # whose other widths bring a readout with them
+)
 _FORMS = (
     Cell("no cross", {CROSS: 0.0}),
     Cell("0.01", {CROSS: 0.01}),
@@ -186,6 +195,15 @@ _ALIGNER = (
 _WHERE = (
     Cell("no cross", {CROSS: 0.0}),
     *(Cell(region, {**_STRONG, _DISTILL + "region": region}) for region in ("hole", "known", "all")),
+)
+_DEEPEST = tuple(
+    Cell(f"{name}{end}", {**overrides, **alone})
+    for name, overrides in (
+        ("no cross", {CROSS: 0.0}),
+        ("deepest level", {**_STRONG, _DISTILL + "level_weights": (0.0, 0.0, 1.0)}),  # of a student with three levels
+        ("all levels", _STRONG),
+    )
+    for end, alone in (("", {SELF: 0.0}), (", self", {}))
 )
 _SELF = (
     Cell("no self", {SELF: 0.0}),
@@ -226,9 +244,11 @@ GRIDS: Mapping[str, Grid] = MappingProxyType(
             Grid("forms", _FORMS, "no cross", "Which form of cross distillation pays?"),
             Grid("aligner", _ALIGNER, "no cross", "May the student keep a code of its own under cross distillation?"),
             Grid("where", _WHERE, "no cross", "Which cells should cross distillation compare?"),
+            Grid("deepest", _DEEPEST, "no cross", "Does self distillation pass on what the deepest level learns?"),
             Grid("self", _SELF, "no self", "Which form of self distillation pays?"),
             Grid("decoder", _DECODER, "no attention", "What do attention and its fusion bring to the decoder?"),
             Grid("teacher", _TEACHER, "trained teacher", "Does it matter what the teacher knows?"),
+            Grid("pretrained", _PRETRAINED, "no distillation", "Do features that were learned elsewhere teach?"),
         )
     }
 )

@@ -30,7 +30,7 @@ from kdinpaint.models import InpaintingNet
 from kdinpaint.ops import RATIO_BINS, composite
 from kdinpaint.training.student import StudentObjective
 
-__all__ = ["EvaluationPairs", "mechanism", "quick_score", "score"]
+__all__ = ["EvaluationPairs", "hole_depth", "mechanism", "quick_score", "score"]
 
 _BATCH = 32
 
@@ -131,8 +131,11 @@ def mechanism(
     Returns:
         "hole_gap", "readout_gap" and "mask_probe_auc", a list with one entry a level, shallow to deep; "adaptive", one
         entry a module, by its name; "importance", one entry a pair of levels. Entries hold one value for "all" pairs
-        and one for each hole-ratio bin in "bins", None where there is none. Readouts need many pairs and have no bins,
-        but "deeper", what is read of the same level of the teacher from the next deeper level of the student.
+        and one for each hole-ratio bin in "bins", None where there is none. Those of "hole_gap" have "depth", too: one
+        value for each of three bins of how deep the hole is, see `hole_depth`; "depth" itself holds the "edges" between
+        these bins, pixels, and the number of "pairs" in each. There is no hole gap to a teacher of other widths.
+        Readouts need many pairs and have no bins, but "deeper", what is read of the same level of the teacher from the
+        next deeper level of the student.
     """
     features, stats = _observe(model, pairs)
     found: dict[str, Any] = {
@@ -149,12 +152,36 @@ def mechanism(
         return found
     encode = cast("Callable[[Tensor], list[Tensor]]", teacher.encode)
     targets = [torch.cat(level) for level in zip(*(encode(image) for image, _, _ in pairs.batches()), strict=True)]
-    found["hole_gap"] = [_by_ratio(pairs, _gap, f, t) for f, t in zip(features, targets, strict=True)]
+    depth, edges = hole_depth(pairs.mask).tolist(), [pairs.mask.shape[-1] // 16, pairs.mask.shape[-1] // 8]
+    groups = [[i for i, d in enumerate(depth) if low < d <= high] for low, high in pairwise([0, *edges, math.inf])]
+    found["depth"] = {"edges": edges, "pairs": [len(group) for group in groups]}
+    if all(f.shape == t.shape for f, t in zip(features, targets, strict=True)):
+        found["hole_gap"] = [
+            {**_by_ratio(pairs, _gap, f, t), "depth": _binned(groups, pairs.mask, _gap, f, t)}
+            for f, t in zip(features, targets, strict=True)
+        ]
     if len(pairs) > 1:
         found["readout_gap"] = _readouts(features, targets, pairs.mask)
     if objective is not None:
-        found["importance"] = _importance(objective, features, targets, pairs.mask)
+        found["importance"] = _importance(objective, features, targets, pairs)
     return found
+
+
+def hole_depth(mask: Tensor) -> Tensor:
+    """How deep a hole is: the largest number of steps from one of its pixels to the nearest known one.
+
+    Args:
+        mask: (B, 1, H, W), 1 = hole.
+
+    Returns:
+        (B,), pixels, 0 without a hole; diagonal steps count as one, and the border of the image is not known.
+    """
+    inside = (mask != 0).float()
+    depth = inside.new_zeros(len(mask))
+    for _ in range(max(mask.shape[-2:])):
+        depth += inside.amax((1, 2, 3))
+        inside = 1 - F.max_pool2d(1 - inside, 3, 1, 1)  # padding is -inf for a maximum
+    return depth
 
 
 def _observe(model: InpaintingNet, pairs: EvaluationPairs) -> tuple[list[Tensor], dict[str, tuple[Tensor, Tensor]]]:
@@ -204,11 +231,13 @@ def _adaptive(offset: Tensor, kernel: Tensor, mask: Tensor, *, key: str) -> floa
 
 def _by_ratio(pairs: EvaluationPairs, value: Callable[..., float], *maps: Tensor) -> dict[str, Any]:
     """A value of maps and masks over all pairs and over those of each bin of the hole ratio."""
-    bins = [[i for i, r in enumerate(pairs.ratio) if low < r <= high] for low, high in pairwise(RATIO_BINS)]
-    return {
-        "all": _finite(value(*maps, pairs.mask)),
-        "bins": [_finite(value(*(m[chosen] for m in maps), pairs.mask[chosen])) if chosen else None for chosen in bins],
-    }
+    groups = [[i for i, r in enumerate(pairs.ratio) if low < r <= high] for low, high in pairwise(RATIO_BINS)]
+    return {"all": _finite(value(*maps, pairs.mask)), "bins": _binned(groups, pairs.mask, value, *maps)}
+
+
+def _binned(groups: list[list[int]], mask: Tensor, value: Callable[..., float], *maps: Tensor) -> list[float | None]:
+    """The same over the pairs of each group; None for an empty one."""
+    return [_finite(value(*(m[group] for m in maps), mask[group])) if group else None for group in groups]
 
 
 def _finite(value: float) -> float | None:
@@ -216,10 +245,11 @@ def _finite(value: float) -> float | None:
 
 
 def _importance(
-    objective: StudentObjective, features: list[Tensor], targets: list[Tensor], mask: Tensor
+    objective: StudentObjective, features: list[Tensor], targets: list[Tensor], pairs: EvaluationPairs
 ) -> dict[str, Any]:
     """Channels that count, and whether weight goes where the distance is small."""
     found: dict[str, Any] = {}
+    mask = pairs.mask
     terms: list[tuple[str, CrossDistillLoss | SelfDistillLoss | None]] = [
         ("cross", objective.cross),
         ("self", objective.self_distill),
@@ -228,14 +258,14 @@ def _importance(
         if term is None:
             continue
         if isinstance(term, CrossDistillLoss):
-            goals, distances = targets, term.distances(features, targets, mask)
+            goals, distances = targets, term.distances(objective.read(features), targets, mask)
         else:
             goals, distances = features[1:], term.distances(features, mask)
         found[name] = [
             {
                 "channels": rho.shape[1],
-                "effective_channels": float(effective_channels(rho)),
-                "correlation": float(importance_correlation(rho, d)),
+                "effective_channels": _by_ratio(pairs, lambda rho, _: float(effective_channels(rho)), rho),
+                "correlation": _by_ratio(pairs, lambda rho, d, _: float(importance_correlation(rho, d)), rho, d),
                 "distance": float(d.mean()),
             }
             for rho, d in zip(term.importance(goals, mask), distances, strict=True)

@@ -53,7 +53,7 @@ def make_student(settings: CellSettings, seed: int) -> InpaintingNet:
     """The fresh student. A layer's weights depend on the seed, its name and its shape alone.
 
     Raises:
-        ConfigError: The network does not accept the options.
+        ConfigError: The network does not accept the options, or has other levels than its distillation.
     """
     net = _student(settings)
     _draw_weights(net, seed)
@@ -66,7 +66,14 @@ def _student(settings: CellSettings) -> InpaintingNet:
         net = create_model(settings.model, in_channels=settings.data.channels, **filler, **settings.options)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{settings.model} with {dict(settings.options)} cannot be built: {error}") from error
-    return cast(InpaintingNet, net)
+    student = cast(InpaintingNet, net)
+    settings.student.distill.check_levels(len(student.channels))
+    if settings.teacher.kind == "timm" and settings.student.init != "scratch":
+        raise ConfigError(
+            f"student.init is {settings.student.init!r} and teacher.kind 'timm', whose weights do not fit the student; "
+            f"expected student.init=scratch."
+        )
+    return student
 
 
 def make_teacher(settings: CellSettings, seed: int) -> AutoEncoder:

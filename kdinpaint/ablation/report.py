@@ -7,24 +7,21 @@ import numpy as np
 
 from kdinpaint._core.errors import ConfigError, DataError
 from kdinpaint._core.markdown import markdown_table
-from kdinpaint.ablation.statistics import Difference, Interval, contrast, effects, hole_bins, paired_difference
+from kdinpaint.ablation.mechanism_tables import mechanism_tables, other_teachers
+from kdinpaint.ablation.statistics import Difference, contrast, effects, hole_bins, paired_difference
 from kdinpaint.ablation.values import near
+from kdinpaint.ablation.wording import judged, signed, span
 
 __all__ = ["report"]
 
 _METRICS = {"psnr": ("PSNR, dB", 2), "hole_psnr": ("hole PSNR, dB", 2), "ssim": ("SSIM", 4)}
-_LEGEND = {
-    "hole gap, shallow to deep": "Hole gap: 0 equals the teacher, 1 knows no more than each channel's mean.",
-    "readout gap": "Readout gap: the same of the best linear map of the features.",
-    "readout gap, next deeper level": "Next deeper level: of the same target, read from there.",
-    "mask probe AUC": "Mask probe: 0.5 if no linear probe sees the hole, 1 if it is plain to see.",
-}
 _MEANING = (
-    "Differences are paired: same teacher, crops, holes, order and, where two cells share a layer, same first weights. "
-    "**Seeds**: 95 % interval by Student's t over one mean difference a seed; it answers what another training would "
-    "give on these pairs. **Photos**: 95 % interval over the photographs measured on, differences averaged over seeds; "
-    "it answers what other photographs would give with these trained networks. A difference whose interval over seeds "
-    "holds 0 is marked *noise*. Known pixels are copied, so differences in hole PSNR are those in PSNR."
+    "Differences are paired: same teacher{exception}, crops, holes, order and, where two cells share a layer, same "
+    "first weights. **Seeds**: 95 % interval by Student's t over one mean difference a seed; it answers what another "
+    "training would give on these pairs. **Photos**: 95 % interval over the photographs measured on, differences "
+    "averaged over seeds; it answers what other photographs would give with these trained networks. A difference whose "
+    "interval over seeds holds 0 is marked *noise*. Known pixels are copied, so differences in hole PSNR are those in "
+    "PSNR."
 )
 
 
@@ -56,8 +53,8 @@ def report(content: Mapping[str, Any], *, reference: str | None = None, digits: 
         f"Difference from **{reference}**:\n\n" + _differences(content, done, reference, digits),
         _by_hole(content, done, reference, digits),
         _effects(content, digits),
-        _mechanism(content, done),
-        _MEANING,
+        mechanism_tables(content, done, reference),
+        _MEANING.format(exception=_exception(content, done, reference)),
         _source(content),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -76,8 +73,18 @@ def _scores(content: Mapping[str, Any], names: Sequence[str], digits: int) -> st
             texts.append(f"{means.mean():.{base - 2 + digits}f}{spread}")
         seconds = np.mean([run["train_seconds"] for run in runs])
         rows.append([name, *texts, f"{sizes[name] / 1e6:.3f} M", f"{runs[0]['gmac']:.3f}", f"{seconds:.0f}"])
-    header = ["cell", *(title for title, _ in _METRICS.values()), "parameters", "GMAC", "training, s"]
-    return markdown_table(header, rows) + "\n\nMean ± deviation over seeds."
+    header = ["cell", *(title for title, _ in _METRICS.values()), "parameters", "GMAC", "training, s (as run)"]
+    return markdown_table(header, rows) + "\n\nMean ± deviation over seeds." + _incomplete(content, names)
+
+
+def _incomplete(content: Mapping[str, Any], names: Sequence[str]) -> str:
+    """Which cells lack which seeds: their means are over others, their differences over those that both have."""
+    lacking = {
+        name: [str(seed) for seed in content["seeds"] if str(seed) not in content["results"][name]] for name in names
+    }
+    texts = [f"{name} lacks seed {', '.join(seeds)}" for name, seeds in lacking.items() if seeds]
+    note = "A mean is over the seeds that a cell has, a difference over those that both have: "
+    return f" {note}{'; '.join(texts)}." if texts else ""
 
 
 def _differences(content: Mapping[str, Any], names: Sequence[str], reference: str, digits: int) -> str:
@@ -109,28 +116,25 @@ def _try(
 
 
 def _both(found: Difference, digits: int) -> tuple[str, str]:
-    noise = found.seeds.low is not None and not found.seeds.clear
-    return _signed(found.seeds, digits) + (" *noise*" if noise else ""), _range(found.pairs, digits)
-
-
-def _signed(value: Interval, digits: int) -> str:
-    return f"{value.mean:+.{digits}f} {_range(value, digits)}"
-
-
-def _range(value: Interval, digits: int) -> str:
-    return "(one)" if value.low is None else f"[{value.low:+.{digits}f}, {value.high:+.{digits}f}]"
+    return judged(found.seeds, digits), span(found.pairs, digits)
 
 
 def _by_hole(content: Mapping[str, Any], names: Sequence[str], reference: str, digits: int) -> str:
+    """PSNR, and SSIM below it."""
     bins = hole_bins(content)
-    rows = []
-    for name in names:
-        if name == reference:
-            continue
-        found = [_try(content, {name: 1.0, reference: -1.0}, "psnr", hole) for hole in bins]
-        rows.append([name, *("-" if f is None else _signed(f.seeds, digits) for f in found)])
-    header = ["PSNR by hole ratio, dB", *(f"{100 * low:g}-{100 * high:g} %" for low, high in bins)]
-    return markdown_table(header, rows) + "\n\nDifferences with their intervals over seeds." if rows else ""
+    tables = []
+    for metric in ("psnr", "ssim"):
+        rows = []
+        for name in names:
+            if name == reference:
+                continue
+            found = [_try(content, {name: 1.0, reference: -1.0}, metric, hole) for hole in bins]
+            decimals = _METRICS[metric][1] - 2 + digits
+            rows.append([name, *("-" if f is None else signed(f.seeds, decimals) for f in found)])
+        title, _, unit = _METRICS[metric][0].partition(",")
+        header = [f"{title} by hole ratio{',' * bool(unit)}{unit}", *(f"{100 * a:g}-{100 * b:g} %" for a, b in bins)]
+        tables += [markdown_table(header, rows)] if rows else []
+    return "\n\n".join([*tables, "Differences with their intervals over seeds."]) if tables else ""
 
 
 def _effects(content: Mapping[str, Any], digits: int) -> str:
@@ -142,60 +146,31 @@ def _effects(content: Mapping[str, Any], digits: int) -> str:
     return _contrasts(content, "effect", wanted, digits) + note if wanted else ""
 
 
-def _mechanism(content: Mapping[str, Any], names: Sequence[str]) -> str:
-    rows = []
-    for name in names:
-        runs = [run["mechanism"] for run in content["results"][name].values()]
-        rows.append(
-            {
-                "features": name,
-                "hole gap, shallow to deep": _levels(runs, "hole_gap"),
-                "readout gap": _levels(runs, "readout_gap"),
-                "readout gap, next deeper level": _levels(runs, "readout_gap", "deeper"),
-                "mask probe AUC": _levels(runs, "mask_probe_auc"),
-                "effective channels, share": _mean(
-                    [e["effective_channels"] / e["channels"] for e in _entries(runs)], ".2f"
-                ),
-                "corr(rho, d)": _mean([e["correlation"] for e in _entries(runs)], "+.2f"),
-                "offset, cells": _mean([v["offset"]["all"] for v in _adaptive(runs)], ".2f"),
-                "kernel spread": _mean([v["kernel_spread"]["all"] for v in _adaptive(runs)], ".3f"),
-            }
-        )
-    shown = [key for key in rows[0] if any(row[key] != "-" for row in rows)] if rows else []
-    notes = [text for key, text in _LEGEND.items() if key in shown]
-    return markdown_table(shown, [[row[key] for key in shown] for row in rows]) + "\n\n" + " ".join(notes)
-
-
-def _adaptive(runs: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    return [value for run in runs for value in run["adaptive"].values()]
-
-
-def _entries(runs: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    return [entry for run in runs for entry in run.get("importance", {}).get("cross", [])]
-
-
-def _levels(runs: Sequence[Mapping[str, Any]], key: str, part: str = "all") -> str:
-    """A value a level, averaged over seeds."""
-    columns = zip(*([level[part] for level in run[key] if part in level] for run in runs if key in run), strict=True)
-    return ", ".join(_mean(list(column), ".2f") for column in columns) or "-"
-
-
-def _mean(values: Sequence[float | None], style: str) -> str:
-    known = [value for value in values if value is not None]
-    return format(sum(known) / len(known), style) if known else "-"
+def _exception(content: Mapping[str, Any], names: Sequence[str], reference: str) -> str:
+    """Which cells had another teacher than the reference."""
+    other = other_teachers(content, names, reference)
+    return f" (but for {', '.join(other)}, which had another than {reference})" if other else ""
 
 
 def _source(content: Mapping[str, Any]) -> str:
-    environment = content["environment"]
-    where = environment.get("gpu") if content["device"] != "cpu" and "gpu" in environment else environment["processor"]
     first = content["grid"]["cells"][0]["settings"]
+    named = f" ({content['photos_sha256'][:12]})" if "photos_sha256" in content else ""
     text = (
         f"`{content.get('command', 'kdinpaint ablate')}`; seeds {', '.join(map(str, content['seeds']))}; "
         f"{first['data']['size']} px, {first['student']['optim']['steps']} steps of batch "
-        f"{first['student']['optim']['batch']}, averaged weights; {content['photos']['train']} training photographs, "
+        f"{first['student']['optim']['batch']}, averaged weights; "
+        f"{content['photos']['train']} training photographs{named}, "
         f"{len(content['ratio'])} pairs from {content['photos']['held_out']} others, "
-        f"manifest {content['manifest'][:12]}; {where}, torch {environment['torch']}."
+        f"manifest {content['manifest'][:12]}; {_machine(content)}."
     )
+    if content.get("earlier"):
+        text += f" Some of the runs: {'; '.join(map(_machine, content['earlier']))}."
     if content["failures"]:
         text += f" Failed: {'; '.join(f'{name} ({why})' for name, why in content['failures'].items())}."
     return text
+
+
+def _machine(content: Mapping[str, Any]) -> str:
+    environment = content["environment"]
+    where = environment.get("gpu") if content["device"] != "cpu" and "gpu" in environment else environment["processor"]
+    return f"{where}, torch {environment['torch']}"

@@ -9,10 +9,12 @@ from typing import Any, Literal
 
 from kdinpaint._core.errors import ConfigError, KDInpaintError
 from kdinpaint._core.files import make_folder, write_text
+from kdinpaint.ablation.additions import add_to, check_addition, load_result
 from kdinpaint.ablation.cell import CellTask, Settled, TeacherTask
 from kdinpaint.ablation.grids import Grid
-from kdinpaint.ablation.networks import make_teacher, match_sizes, parameters_of
+from kdinpaint.ablation.networks import make_student, make_teacher, match_sizes, parameters_of
 from kdinpaint.ablation.settings import CellSettings
+from kdinpaint.ablation.timm_teacher import make_timm
 from kdinpaint.ablation.workers import run_tasks
 from kdinpaint.data import (
     MaskFolder,
@@ -49,6 +51,8 @@ class AblationPlan:
         checkpoint_every: Steps.
         eval_every: Steps between points of the learning curves; 0 for none.
         eval_pairs: Pairs that these points are measured on.
+        cells: Only these cells of the grid, by name, and those they match in size; all by default.
+        adds_to: A result file. What it holds of the same grid, pairs, photos and settings becomes part of the result.
     """
 
     grid: Grid
@@ -67,6 +71,13 @@ class AblationPlan:
     checkpoint_every: int = 500
     eval_every: int = 100
     eval_pairs: int = 48
+    cells: Sequence[str] = ()
+    adds_to: Path | None = None
+
+    @property
+    def chosen(self) -> Grid:
+        """The grid with the cells that are run."""
+        return self.grid.select(self.cells)
 
 
 def run_ablation(plan: AblationPlan) -> dict[str, Any]:
@@ -83,15 +94,19 @@ def run_ablation(plan: AblationPlan) -> dict[str, Any]:
         The content of a result file: what was run, where, on what, scores of every cell and seed, and failures.
 
     Raises:
-        ConfigError: The grid does not fit; nothing was run.
+        ConfigError: The grid does not fit, or the result file to add to is of something else; nothing was run.
         DataError: No usable photos.
         KDInpaintError: Every cell failed.
         KeyboardInterrupt: After Ctrl-C, with everything on disk.
     """
     if len(set(plan.seeds)) != len(plan.seeds) or not plan.seeds or min(plan.seeds) < 0 or plan.jobs < 1:
         raise ConfigError(f"seeds are {list(plan.seeds)} and jobs {plan.jobs}; expected distinct seeds, and jobs >= 1.")
-    settings = match_sizes(plan.grid, plan.grid.resolve(plan.base))
+    before = load_result(plan.adds_to)
+    settings = match_sizes(plan.chosen, plan.chosen.resolve(plan.base))
     sizes = {name: parameters_of(one) for name, one in settings.items()}
+    for one in settings.values():
+        if one.teacher.kind == "timm":
+            make_timm(one, len(make_student(one, 0).channels), 0, pretrained=False)  # an error comes before any work
     make_folder(plan.work)
     manifest = _manifest(plan)
     shared = Settled(
@@ -103,6 +118,9 @@ def run_ablation(plan: AblationPlan) -> dict[str, Any]:
         eval_every=plan.eval_every,
         eval_pairs=plan.eval_pairs,
     )
+    facts = _facts(plan, shared.fingerprint)
+    if before is not None:
+        check_addition(before, facts, plan.grid, plan.base, str(plan.adds_to))
     teachers, cells = _tasks(plan, settings, shared)
     for task in cells:
         if task.done:
@@ -114,7 +132,8 @@ def run_ablation(plan: AblationPlan) -> dict[str, Any]:
     failures |= run_tasks([task for task in cells if task.name not in failures], jobs=plan.jobs)
     if len(failures) == len(cells):
         raise KDInpaintError(f"every cell failed; the first: {next(iter(failures.values()))}")
-    return _collect(plan, settings, sizes, manifest, cells, failures)
+    now = {**facts, **_collect(plan, settings, sizes, manifest, cells, failures)}
+    return now if before is None else add_to(before, now, plan.grid, [task.name for task in cells])
 
 
 def _manifest(plan: AblationPlan) -> PairManifest:
@@ -193,6 +212,16 @@ def _prepare_data(plan: AblationPlan, tasks: Sequence[CellTask]) -> None:
         ).save(task.data)
 
 
+def _facts(plan: AblationPlan, same: Mapping[str, str]) -> dict[str, Any]:
+    """What all cells of a result have in common besides their settings."""
+    return {
+        **same,
+        "photos": {"train": len(plan.photos), "held_out": len(plan.held_out)},
+        "mask_pool": plan.mask_pool,
+        "curves": {"every": plan.eval_every, "pairs": plan.eval_pairs},
+    }
+
+
 def _collect(
     plan: AblationPlan,
     settings: Mapping[str, CellSettings],
@@ -201,15 +230,16 @@ def _collect(
     tasks: Sequence[CellTask],
     failures: Mapping[str, str],
 ) -> dict[str, Any]:
-    results: dict[str, dict[str, Any]] = {cell.name: {} for cell in plan.grid.cells}
+    grid = plan.chosen
+    results: dict[str, dict[str, Any]] = {cell.name: {} for cell in grid.cells}
     for task in tasks:
         if task.done:
             results[task.cell][str(task.seed)] = json.loads(task.result.read_text(encoding="utf-8"))
     return {
         "grid": {
-            "name": plan.grid.name,
-            "question": plan.grid.question,
-            "reference": plan.grid.reference,
+            "name": grid.name,
+            "question": grid.question,
+            "reference": grid.reference,
             "cells": [
                 {
                     "name": cell.name,
@@ -217,14 +247,12 @@ def _collect(
                     "match": cell.match,
                     "factors": dict(cell.factors),
                     "parameters": sizes[cell.name],
-                    "settings": json.loads(json.dumps(settings[cell.name].plain(), default=str)),
+                    "settings": settings[cell.name].json(),
                 }
-                for cell in plan.grid.cells
+                for cell in grid.cells
             ],
         },
         "seeds": list(plan.seeds),
-        "photos": {"train": len(plan.photos), "held_out": len(plan.held_out)},
-        "manifest": manifest.hash,
         "ratio": [round(entry.ratio, 6) for entry in manifest.entries],
         "image": [entry.image for entry in manifest.entries],
         "environment": environment(),

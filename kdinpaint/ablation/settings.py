@@ -1,9 +1,10 @@
 """What one cell of a grid is trained with: typed settings, made from a base and a few overrides."""
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from kdinpaint._core.errors import ConfigError
 from kdinpaint.ablation.values import check_option, near, override
@@ -22,8 +23,13 @@ _DATA = DataConfig(size=64)
 class TeacherSettings:
     """The teacher of a cell; cells with equal settings share it."""
 
-    kind: Literal["trained", "random"] = "trained"
-    """random keeps its fresh weights: a control."""
+    kind: Literal["trained", "random", "timm"] = "trained"
+    """random keeps its fresh weights: a control. timm is an encoder of timm; it has other widths and no decoder, so the
+    student starts from scratch, and cross distillation compares a linear readout of its features."""
+    timm: str = "resnet18"
+    """Name of that encoder; it has features at the strides of the student's levels."""
+    pretrained: bool = True
+    """Give it the weights that timm has, downloaded on first use; without, a dry run."""
     code_channels: int | None = None
     """Channels of its deepest level instead of the student's; the student imitates the leading ones. From 3 * 4^L on
     the teacher is over-complete and can copy."""
@@ -48,6 +54,10 @@ class CellSettings:
     def plain(self) -> dict[str, Any]:
         """As nested dicts."""
         return dataclasses.asdict(self)
+
+    def json(self) -> dict[str, Any]:
+        """As a result file holds them."""
+        return cast("dict[str, Any]", json.loads(json.dumps(self.plain(), default=str)))
 
 
 def change(settings: CellSettings, name: str, value: Any) -> CellSettings:  # noqa: ANN401 - any TOML value

@@ -23,12 +23,13 @@ __all__ = ["AblateConfig", "ReportConfig", "command", "report_command", "run_gri
 class AblateConfig:
     """Train every cell of a grid with every seed, in pairs, and measure all on one frozen list.
 
-    Interrupted, the same command goes on; cells that are done stay done. More seeds or cells may be added to a result.
+    Interrupted, the same command goes on; cells that are done stay done. More seeds or cells may be added to a result:
+    repeat the command with others and the same --out.
     """
 
     grid: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="GRID")]
-    """parts, factorial, capacity, adaptive_conv, importance, forms, where, self, decoder, teacher, init, or a .toml
-    file."""
+    """parts, factorial, capacity, adaptive_conv, importance, init, forcing, forms, aligner, where, deepest, self,
+    decoder, teacher, pretrained, or a .toml file."""
     out: Path
     """The result file (JSON)."""
     photos: Path | None = None
@@ -143,7 +144,7 @@ def _work(result: Path) -> Path:
 
 def run_grid(config: AblateConfig) -> dict[str, Any]:
     """Do the work and write the result file; returns what it holds."""
-    grid = load_grid(config.grid).select(config.cells)
+    grid = load_grid(config.grid)
     photos, held_out = _photos(config)
     make_folder(config.out.parent)
     plan = AblationPlan(
@@ -163,10 +164,16 @@ def run_grid(config: AblateConfig) -> dict[str, Any]:
         checkpoint_every=config.checkpoint_every,
         eval_every=config.eval_every,
         eval_pairs=config.eval_pairs,
+        cells=config.cells,
+        adds_to=config.out,
     )
+    found = run_ablation(plan)
+    # The command for all that the file now holds, which may be more than this call ran.
+    names = tuple(cell["name"] for cell in found["grid"]["cells"])
+    whole = replace(config, seeds=tuple(found["seeds"]), cells=() if len(names) == len(grid.cells) else names)
     name = Path(config.grid).name if config.grid.endswith(".toml") else config.grid
-    line = command_line(f"kdinpaint ablate {name}", config, leave_out=("grid", "out", "work", "jobs"))
-    content = {"command": f"{line} --out {config.out.name}", **run_ablation(plan)}
+    line = command_line(f"kdinpaint ablate {name}", whole, leave_out=("grid", "out", "work", "jobs"))
+    content = {"command": f"{line} --out {config.out.name}", **found}
     write_result(content, config.out)
     return content
 

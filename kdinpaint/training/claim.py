@@ -9,7 +9,7 @@ from typing import Any
 from kdinpaint._core.errors import ConfigError, DataError
 from kdinpaint._core.files import make_folder, write_text
 
-__all__ = ["claim_folder", "fingerprint"]
+__all__ = ["changes", "claim_folder", "fingerprint"]
 
 
 def claim_folder(folder: Path, content: dict[str, Any]) -> None:
@@ -35,16 +35,20 @@ def claim_folder(folder: Path, content: dict[str, Any]) -> None:
         before = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read ({error}); restore it, or use another folder.") from error
-    changed = [
-        f"{name} was {old!r}, now {new!r}"
-        for name, old, new in _differences(before, content)
-        if not name.endswith(("photos", "masks"))  # where they lie does not matter, what they are does
-    ]
-    if changed:
+    if changed := changes(before, content):
         raise ConfigError(
             f"{folder} belongs to another run: {'; '.join(changed[:6])}. Its results are untouched; "
             f"repeat its options to go on with it, or choose another folder."
         )
+
+
+def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What differs between two configurations, as JSON values, a sentence each."""
+    return [
+        f"{name} was {old!r}, now {new!r}"
+        for name, old, new in _differences(before, now)
+        if not name.endswith(("photos", "masks"))  # where they lie does not matter, what they are does
+    ]
 
 
 def fingerprint(files: Sequence[Path]) -> str:

@@ -3,9 +3,12 @@
 Defaults follow the decision table of the documentation; where the paper is silent the choice is ours.
 """
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
+
+from kdinpaint._core.errors import ConfigError
 
 __all__ = [
     "ComparatorConfig",
@@ -116,8 +119,10 @@ class DistillConfig:
     aligner: Literal["none", "teacher", "student"] = "none"
     """A meta-learned transform of the teacher's features (the ICCV form); or a linear one of the student's that trains
     with it, so that it may keep a code of its own."""
-    level_weights: Literal["equal", "learned"] = "equal"
-    """Weights of the levels; learned ones are meta-learned, and can switch off a level that is out of reach."""
+    level_weights: Literal["equal", "learned"] | tuple[float, ...] = "equal"
+    """Weights of the levels; learned ones are meta-learned, and can switch off a level that is out of reach. Or a
+    factor for each level of cross distillation, shallow to deep: 0 0 1 is the deepest of three alone, as heavy as
+    before."""
     everywhere_first: float = 0.0
     """Share of the steps, at the start, in which all cells are compared, so that the feature spaces agree first."""
     balance: Literal["none", "norm", "project"] = "none"
@@ -153,11 +158,33 @@ class DistillConfig:
     """Learning rate of virtual steps ("lookahead", "l2t")."""
     meta_inner_steps: int = 2
     """Virtual steps on the distillation losses ("l2t")."""
+    meta_inner_momentum: float = 0.0
+    """Momentum of the virtual steps ("l2t")."""
+    meta_inner_weight_decay: float = 0.0
+    """Weight decay of the virtual steps ("l2t")."""
 
     @property
     def active(self) -> bool:
         """Whether anything is distilled."""
         return any((self.cross, self.self_distill, self.attention_transfer, self.teacher_forcing))
+
+    def check_levels(self, levels: int) -> None:
+        """Whether `level_weights` fit a student.
+
+        Args:
+            levels: Of its encoder.
+
+        Raises:
+            ConfigError: Another number of weights, a negative one, or nothing but zeros.
+        """
+        given = self.level_weights
+        if isinstance(given, str):
+            return
+        if len(given) != levels or not any(given) or not all(0 <= weight < math.inf for weight in given):
+            raise ConfigError(
+                f"level_weights are {' '.join(map(str, given)) or 'empty'}; expected {levels} numbers, one for each "
+                f"level of the student's encoder, shallow to deep, at least 0 and not all of them 0."
+            )
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,13 @@
 """What a student minimises: the inpainting loss, distillation, and what its meta-learner owns."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from kdinpaint._core.errors import ConfigError
 from kdinpaint._core.processes import averaged
 from kdinpaint.distill import (
     AttentionTransferLoss,
@@ -58,13 +59,16 @@ class StudentObjective(Objective):
     Args:
         net: The student.
         teacher: The trained autoencoder, or any module with its method `encode`; None to train without distillation.
+            If its `feature_channels` differ from the student's, cross distillation compares a linear readout of the
+            student's features, which trains along and is left behind.
         loss: Weights of the inpainting loss.
         distill: Options of the distillation losses.
         extra: Further losses, called with (prediction, image, mask); a hook for perceptual, style or
             adversarial terms. Each name appears in the log.
 
     Raises:
-        ConfigError: Attention transfer with a student or teacher that has no attention.
+        ConfigError: Attention transfer with a student or teacher that has no attention; weights of levels or a teacher
+            whose levels do not fit the student's; teacher forcing by a teacher of other widths.
     """
 
     def __init__(
@@ -77,6 +81,7 @@ class StudentObjective(Objective):
         extra: Mapping[str, ExtraLoss] | None = None,
     ) -> None:
         super().__init__()
+        distill.check_levels(len(net.channels))
         self.net: InpaintingNet = net
         self.config = distill
         self.loss_config = loss
@@ -89,15 +94,18 @@ class StudentObjective(Objective):
             "scale": distill.scale,
             "reduction": distill.reduction,
             "mask_resize": distill.mask_resize,
-            "level_weights": "learned" if distill.level_weights == "learned" else None,
             "floor": distill.floor,
             "temperature": distill.temperature,
             "pool": distill.pool,
             "joint": joint,
         }
+        learned: Literal["learned"] | None = "learned" if distill.level_weights == "learned" else None
+        widths = tuple(getattr(teacher, "feature_channels", net.channels))
+        self.readouts = _readouts(net.channels, widths, forced=bool(distill.teacher_forcing))
         self.cross = (
             CrossDistillLoss(
-                net.channels,
+                widths,
+                level_weights=learned if isinstance(distill.level_weights, str) else distill.level_weights,
                 aligner=distill.aligner,
                 distance=distill.distance,
                 region=distill.region,
@@ -109,7 +117,7 @@ class StudentObjective(Objective):
             else None
         )
         self.self_distill = (
-            SelfDistillLoss(net.channels, detach_target=distill.detach_target, **options)
+            SelfDistillLoss(net.channels, level_weights=learned, detach_target=distill.detach_target, **options)
             if use and distill.self_distill
             else None
         )
@@ -139,6 +147,8 @@ class StudentObjective(Objective):
                 weight_decay=distill.meta_weight_decay,
                 inner_lr=distill.meta_inner_lr,
                 inner_steps=distill.meta_inner_steps,
+                inner_momentum=distill.meta_inner_momentum,
+                inner_weight_decay=distill.meta_inner_weight_decay,
             )
             if not joint and (predictors or aligners)
             else None
@@ -184,7 +194,7 @@ class StudentObjective(Objective):
         factors = self._factors(progress)
         if self.cross is not None and factors["cross"]:
             self.cross.region = "all" if progress < self.config.everywhere_first else self.config.region
-            value = self.cross(features, teacher, mask)
+            value = self.cross(self.read(features), teacher, mask)
             total, parts["cross"] = total + factors["cross"] * value, value.detach()
         if self.self_distill is not None and factors["self"]:
             value = self.self_distill(features, mask)
@@ -193,6 +203,10 @@ class StudentObjective(Objective):
             value = self.attention(looked.rows, theirs.rows, mask, feature=theirs.feature)
             total, parts["attention"] = total + factors["attention"] * value, value.detach()
         return Losses(total, parts, _Features(image, mask, task, features, teacher, theirs, factors))
+
+    def read(self, features: list[Tensor]) -> list[Tensor]:
+        """The student's features as cross distillation compares them: in the teacher's widths."""
+        return [readout(feature) for readout, feature in zip(self.readouts, features, strict=True)]
 
     def _task(self, prediction: Tensor, image: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         task = inpainting_loss(prediction, image, mask, self.loss_config)
@@ -255,7 +269,7 @@ class StudentObjective(Objective):
         terms = list(self._terms(kept))
         everything = self.meta.method == "l2t"
         own = [] if self.self_distill is None else list(self.self_distill.aligners.parameters())
-        own += [] if self.cross is None else list(self.cross.readouts.parameters())
+        own += [] if self.cross is None else [*self.readouts.parameters(), *self.cross.readouts.parameters()]
 
         def distances() -> list[Tensor]:
             if self.attention is None:
@@ -298,7 +312,9 @@ class StudentObjective(Objective):
 
         if cross is not None and kept.factors["cross"]:
             found = cross.importance(kept.teacher, mask)
-            yield term("cross", cross, found, lambda features, _: cross.distances(features, kept.teacher, mask))
+            yield term(
+                "cross", cross, found, lambda features, _: cross.distances(self.read(features), kept.teacher, mask)
+            )
         if own is not None and kept.factors["self"]:
             deeper = [f.detach() for f in kept.student[1:]]
             found = own.importance(deeper, mask)
@@ -321,3 +337,13 @@ class StudentObjective(Objective):
         """See `Objective`."""
         if self.meta is not None:
             self.meta.load_state_dict(state["meta"])
+
+
+def _readouts(mine: Sequence[int], theirs: Sequence[int], *, forced: bool) -> nn.ModuleList:
+    """One a level: nothing where widths agree."""
+    if len(mine) != len(theirs) or (forced and tuple(mine) != tuple(theirs)):
+        raise ConfigError(
+            f"the teacher's levels have {', '.join(map(str, theirs))} channels and the student's "
+            f"{', '.join(map(str, mine))}; expected as many levels, and equal channels for teacher_forcing."
+        )
+    return nn.ModuleList(nn.Identity() if a == b else nn.Conv2d(a, b, 1) for a, b in zip(mine, theirs, strict=True))

@@ -46,6 +46,10 @@ def train(config: TrainConfig) -> dict[str, Any]:
         KDInpaintError: See the errors of `Run` and `Stage`.
         KeyboardInterrupt: After Ctrl-C, with everything on disk; after SIGTERM or SIGUSR1 it is a `Preempted`.
     """
+    if config.model not in RECIPES:
+        teacher_name(config.model)
+        with torch.device("meta"):  # an error in the student's options must not wait for its teacher
+            config.student.distill.check_levels(len(_student(config).channels))
     sources = open_sources(
         config.photos, config.data, config.evaluation, in_memory=config.runtime.photos_in_memory, every=20
     )
@@ -70,9 +74,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
         name, model = config.model, _comparator(config, run)
     else:
         teacher = _teacher(config, run)
-        filler = {} if config.student.filler == "model" else {"filler": config.student.filler}
-        student = cast(InpaintingNet, create_model(config.model, in_channels=config.data.channels, **filler))
-        name, model = "student", run.train_student("student", student, teacher, config.student)
+        name, model = "student", run.train_student("student", _student(config), teacher, config.student)
     results = run.evaluate({name: model}, manifest)
     if run.accelerator.is_main_process:
         write_contact_sheet(config.out / "contact_sheet.png", {name: model}, pairs)
@@ -98,6 +100,11 @@ def _recipe(config: TrainConfig) -> Recipe:
 def _comparator(config: TrainConfig, run: Run) -> Comparator:
     net = make_comparator(config.model, config.data.size, in_channels=config.data.channels)
     return train_comparator(run, config.model, net, _recipe(config), vgg=config.comparator.vgg)
+
+
+def _student(config: TrainConfig) -> InpaintingNet:
+    filler = {} if config.student.filler == "model" else {"filler": config.student.filler}
+    return cast(InpaintingNet, create_model(config.model, in_channels=config.data.channels, **filler))
 
 
 def _teacher(config: TrainConfig, run: Run) -> AutoEncoder | None:

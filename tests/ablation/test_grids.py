@@ -1,6 +1,10 @@
 """Grids as data, overrides with types, networks that share weights."""
 
+import inspect
+import re
+from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -9,6 +13,8 @@ from kdinpaint._core.errors import ConfigError
 from kdinpaint.ablation import GRIDS, Cell, CellSettings, Grid, change, load_grid
 from kdinpaint.ablation.networks import LeadingChannels, make_student, make_teacher, match_sizes, parameters_of
 from kdinpaint.ablation.values import parse_assignment
+from kdinpaint.cli.ablate import AblateConfig
+from kdinpaint.distill.meta import MetaMethod
 
 BASE = CellSettings()
 
@@ -30,6 +36,32 @@ def test_the_factorial_has_all_combinations_and_differs_in_nothing_else() -> Non
         assert ("filler" in name) == ("filler" not in one.options)
         assert ("cross" in name) == bool(one.student.distill.cross)
         assert ("self" in name) == bool(one.student.distill.self_distill)
+
+
+def test_every_named_grid_is_in_the_help_and_the_documentation() -> None:
+    page = (Path(__file__).parents[2] / "docs/use/ablate.md").read_text(encoding="utf-8")
+    told = inspect.getsource(AblateConfig).partition("out: Path")[0]
+    for name in GRIDS:
+        assert f"| `{name}` |" in page
+        assert re.search(rf"\b{name}\b", told), name
+
+
+def test_the_importance_grid_has_every_method_and_weights_can_move() -> None:
+    found = load_grid("importance").resolve(BASE)
+    learned = {name: one.student.distill for name, one in found.items() if name in get_args(MetaMethod)}
+    assert set(learned) == set(get_args(MetaMethod))
+    for name, distill in learned.items():
+        assert (distill.importance, distill.meta_method) == ("meta", name)
+        assert distill.meta_lr / distill.meta_every >= 0.005, "300 steps of Adam then sum to more than 1"
+
+
+def test_the_deepest_level_weighs_the_same_with_and_without_the_others() -> None:
+    cells = {name: one.student.distill for name, one in load_grid("deepest").resolve(BASE).items()}
+    assert (cells["deepest level"].level_weights, cells["all levels"].level_weights) == ((0, 0, 1), "equal")
+    assert cells["deepest level"].cross == cells["all levels"].cross == cells["all levels, self"].cross == 0.1
+    assert [name for name, one in cells.items() if one.self_distill] == [name for name in cells if "self" in name]
+    with pytest.raises(ConfigError, match=r"expected 2 numbers, one for each level"):
+        parameters_of(replace(load_grid("deepest").resolve(BASE)["deepest level"], options={"channels": [4, 6]}))
 
 
 def test_overrides_reach_every_kind_of_setting() -> None:

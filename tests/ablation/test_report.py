@@ -10,6 +10,7 @@ from PIL import Image
 from kdinpaint._core.errors import ConfigError, DataError
 from kdinpaint.ablation import interval, report
 from kdinpaint.ablation.figures import draw_figures
+from kdinpaint.ablation.statistics import contrast, hole_bins
 from kdinpaint.cli.main import main
 
 
@@ -38,6 +39,78 @@ def test_features_have_the_columns_that_were_measured() -> None:
     text = report(content)
     assert "| 0.90, - | 0.80, 0.60 |" in text
     assert "eadout" not in text
+
+
+def test_gaps_are_compared_level_by_level_with_intervals() -> None:
+    content = result({"plain": {}, "ours": {}})
+    shifts = {"0": (-0.5, 0.1), "1": (-0.6, -0.1), "2": (-0.4, 0.0)}
+    for seed, (first, second) in shifts.items():
+        ours = content["results"]["ours"][seed]["mechanism"]
+        ours["hole_gap"][0]["all"] += first
+        ours["readout_gap"][1]["all"] += second
+    one, other = (interval([shift[n] for shift in shifts.values()]) for n in (0, 1))
+    assert one.clear
+    assert not other.clear
+    row = f"| ours | -0.50 [{one.low:+.2f}, {one.high:+.2f}] | - | +0.00 [+0.00, +0.00] *noise* | "
+    assert f"{row}+0.00 [{other.low:+.2f}, {other.high:+.2f}] *noise* |" in report(content).replace(
+        "-0.00 [", "+0.00 ["
+    )
+
+
+def test_cells_with_another_teacher_are_named_and_their_gaps_not_compared() -> None:
+    content = result({"plain": {}, "ours": {}, "random": {}})
+    assert "paired: same teacher, crops" in report(content), "nothing recorded, as in older results"
+    for name, runs in content["results"].items():
+        for seed, run in runs.items():
+            run["teacher"] = f"seed-{seed}-{'b' if name == 'random' else 'a'}"
+    text = report(content)
+    assert "same teacher (but for random, which had another than plain), crops" in text
+    assert "cannot be compared: random." in text
+    assert text.count("| random |") == text.count("| ours |") - 1
+    assert "but for plain, ours, which had another than random" in report(content, reference="random")
+
+
+def test_features_by_ratio_and_depth_where_they_were_measured() -> None:
+    content = result({"plain": {}, "ours": {}})
+    assert "gap by hole ratio" not in report(content)
+    for number, runs in enumerate(content["results"].values()):
+        for run in runs.values():
+            found = run["mechanism"]
+            found["depth"] = {"edges": [4, 8], "pairs": [6, 0, 6]}
+            for level in found["hole_gap"]:
+                level |= {"bins": [0.1 + number, 0.2, 0.3, 0.4, 0.5, None], "depth": [0.25 + number, None, 0.75]}
+            for level in found["mask_probe_auc"]:
+                level["bins"] = [0.6] * 6
+            entry = found["importance"]["cross"][0]
+            for key, value in (("effective_channels", 4.0), ("correlation", -0.1)):
+                entry[key] = {"all": value, "bins": [value / 2] * 6}
+    content["results"]["plain"]["0"]["bins"][1]["count"] = 0
+    text = report(content)
+    assert "| hole gap by hole ratio | 1-10 % | 20-30 % |" in text, "bins without pairs have no column"
+    assert "| ours | 1.10, 1.10 | 0.30, 0.30 |" in text
+    assert "| ours | 0.60, 0.60 | 0.60, 0.60 |" in text
+    assert "| ours | 0.25; -0.05 |" in text
+    assert "| hole gap by depth of the hole | 1-4 px | over 8 px |" in text
+    assert "| ours | 1.25, 1.25 | 0.75, 0.75 |" in text
+    assert "| 0.50 | -0.10 |" in text, "over all pairs"
+
+
+def test_a_number_that_is_not_known_is_left_out() -> None:
+    content = result({"plain": {}, "ours": {}})
+    for run in content["results"]["ours"].values():
+        run["mechanism"]["importance"]["cross"][0]["effective_channels"] = None
+    text = report(content)
+    assert "| 0.50 | -0.10 |" in text
+    assert "| - | -0.10 |" in text
+
+
+def test_ssim_by_hole_ratio_and_what_the_time_is() -> None:
+    content = result({"plain": {}, "ours": {}})
+    values = [contrast(content, {"ours": 1.0, "plain": -1.0}, "ssim", hole)[0].mean(1) for hole in hole_bins(content)]
+    table = report(content).partition("| SSIM by hole ratio | 1-10 %")[2].splitlines()
+    assert table[2].startswith(f"| ours | {values[0].mean():+.4f} [")
+    assert table[2].count("[") == len(values)
+    assert "| training, s (as run) |" in report(content)
 
 
 def test_a_small_difference_is_called_noise() -> None:

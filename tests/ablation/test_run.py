@@ -10,10 +10,11 @@ from PIL import Image
 from tiny_run import write_photos
 from torch.testing import assert_close
 
-from kdinpaint._core.errors import ConfigError, DataError, KDInpaintError
-from kdinpaint.ablation import AblationPlan, Cell, CellSettings, Grid, change, run_ablation
+from kdinpaint._core.errors import ConfigError, DataError, KDInpaintError, WeightsError
+from kdinpaint.ablation import AblationPlan, Cell, CellSettings, Grid, change, report, run_ablation
 from kdinpaint.ablation.cell import CellTask
 from kdinpaint.ablation.features import draw_features
+from kdinpaint.ablation.timm_teacher import make_timm
 from kdinpaint.cli.main import main
 from kdinpaint.models import load_model
 
@@ -72,7 +73,7 @@ def test_a_result_holds_what_it_promises(finished: tuple[dict, Path]) -> None:
     assert run["mechanism"]["importance"]["cross"][0]["channels"] == 4
     assert "importance" not in content["results"]["off"]["1"]["mechanism"]
     assert {"torch", "processor"} <= set(content["environment"])
-    assert len(content["manifest"]) == 64
+    assert len(content["manifest"]) == len(content["photos_sha256"]) == 64
     assert content["failures"] == {}
     assert content["grid"]["cells"][0]["parameters"] == run["parameters"]
     json.dumps(content, allow_nan=False)
@@ -187,6 +188,63 @@ def test_teachers_of_every_kind(photos: list[Path], tmp_path: Path) -> None:
     assert len(list((tmp_path / "teachers").iterdir())) == 3
     assert content["failures"] == {}
     assert all(runs["0"]["curve"] == [] for runs in content["results"].values())
+
+
+TIMM = Grid(
+    "timm",
+    (
+        Cell("off", {CROSS: 0.0, "student.distill.self_distill": 0.0}),
+        Cell("taught", {CROSS: 0.1, "student.distill.self_distill": 0.0, "teacher.kind": "timm"}),
+    ),
+    "off",
+)
+
+
+def scratch(photos: list[Path], work: Path, **settings: object) -> AblationPlan:
+    made = plan(photos, work, TIMM, seeds=(0,), eval_every=0)
+    base = change(change(made.base, "student.init", "scratch"), "teacher.pretrained", False)
+    for name, value in settings.items():
+        base = change(base, name.replace("__", "."), value)
+    return replace(made, base=base)
+
+
+def test_an_encoder_of_timm_teaches(photos: list[Path], tmp_path: Path) -> None:
+    content = run_ablation(scratch(photos, tmp_path))
+    assert content["failures"] == {}
+    off, taught = (content["results"][cell]["0"] for cell in ("off", "taught"))
+    assert off["parameters"] == taught["parameters"], "the readouts are left behind"
+    assert off["records"] != taught["records"]
+    assert "hole_gap" not in taught["mechanism"]
+    assert len(taught["mechanism"]["readout_gap"]) == len(taught["mechanism"]["importance"]["cross"]) == 2
+    assert [level["channels"] for level in taught["mechanism"]["importance"]["cross"]] == [64, 64]
+    assert "(but for taught, which had another than off)" in report(content)
+    with pytest.raises(ConfigError, match="taught were taught by an encoder of timm"):
+        draw_features(content, tmp_path, photos[4:], tmp_path / "x.png", cells=["taught"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"student__init": "teacher"}, "expected student.init=scratch"),
+        ({"teacher__timm": "resnet17"}, "timm has no model 'resnet17'"),
+        ({"teacher__timm": "swin_tiny_patch4_window7_224"}, "student's levels have 2, 4; choose an encoder"),
+    ],
+)
+def test_encoders_that_cannot_teach(
+    settings: dict[str, object], message: str, photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kdinpaint.ablation.run.run_tasks", lambda *_, **__: pytest.fail("nothing may be trained"))
+    with pytest.raises(ConfigError, match=message):
+        run_ablation(scratch(photos, tmp_path, **settings))
+
+
+def test_weights_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("timm.create_model", refuse)
+    with pytest.raises(WeightsError, match=r"cannot get the weights of resnet18 \(OSError: no route.*pretrained=false"):
+        make_timm(CellSettings(), 2, 0, pretrained=True)
 
 
 def test_plans_that_cannot_work(photos: list[Path], tmp_path: Path) -> None:

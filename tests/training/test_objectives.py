@@ -1,5 +1,6 @@
 """What is minimised, and who may be trained by it."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -164,6 +165,40 @@ def test_random_importance_is_fixed_uneven_and_the_same_for_every_image() -> Non
     assert all(p.grad is None for p in stage.cross.predictors.parameters())
 
 
+def test_factors_of_levels_weigh_cross_distillation_alone() -> None:
+    data = batch()
+
+    def parts(weights: object) -> dict[str, float]:
+        losses = objective(level_weights=weights, scale="none")(data, 0.5)
+        return {name: value.item() for name, value in losses.parts.items()}
+
+    both, shallow, deep = (parts(weights) for weights in ((1.0, 1.0), (1.0, 0.0), (0.0, 1.0)))
+    assert both == parts("equal")
+    assert 0 < deep["cross"] < both["cross"]
+    assert shallow["cross"] + deep["cross"] == pytest.approx(both["cross"])
+    assert shallow["self"] == deep["self"] == both["self"]
+    stage = objective(level_weights=(0.0, 1.0), self_distill=0.0)
+    assert stage.meta is not None
+    before = [p.detach().clone() for p in stage.meta.predictors]
+    stage.backward(stage(data, 0.5), 0, lambda loss: loss.backward())
+    moved = [not torch.equal(a, b) for a, b in zip(before, stage.meta.predictors, strict=True)]
+    assert moved == [False, False, True, True], "a level without weight teaches its predictor nothing"
+
+
+@pytest.mark.parametrize(
+    "weights", [(1.0,), (1.0, 1.0, 1.0), (0.0, 0.0), (1.0, -1.0), (), (1.0, math.nan), (1.0, math.inf)]
+)
+def test_factors_of_levels_that_do_not_fit(weights: tuple[float, ...]) -> None:
+    with pytest.raises(ConfigError, match="expected 2 numbers, one for each level"):
+        objective(level_weights=weights)
+
+
+def test_virtual_steps_have_the_momentum_and_decay_of_the_configuration() -> None:
+    stage = objective(meta_method="l2t", meta_inner_momentum=0.5, meta_inner_weight_decay=0.25)
+    assert stage.meta is not None
+    assert (stage.meta.inner.momentum, stage.meta.inner.weight_decay) == (0.5, 0.25)
+
+
 OPTIONS: dict[str, dict[str, object]] = {
     "attention": {"attention_transfer": 0.5},
     "attention alone": {"attention_transfer": 0.5, "cross": 0.0, "self_distill": 0.0},
@@ -171,6 +206,7 @@ OPTIONS: dict[str, dict[str, object]] = {
     "aligner, uniform": {"aligner": "teacher", "importance": "uniform"},
     "student's aligner": {"aligner": "student"},
     "levels": {"level_weights": "learned"},
+    "given levels": {"level_weights": (0.5, 1.0)},
     "forms": {"distance": "cosine", "region": "all", "rim": 1.0, "low_pass": 2},
     "likelihood": {"distance": "heteroscedastic", "balance": "norm"},
     "projected": {"balance": "project", "attention_transfer": 0.5},
@@ -238,6 +274,47 @@ def test_all_cells_first_then_the_hole() -> None:
     early, late = (stage(data, progress).parts["cross"] for progress in (0.1, 0.5))
     torch.testing.assert_close(early, objective(region="all", scale="none")(data, 0.5).parts["cross"])
     torch.testing.assert_close(late, objective(scale="none")(data, 0.5).parts["cross"])
+
+
+class Wide(torch.nn.Module):
+    """A teacher of other widths."""
+
+    feature_channels = (5, 3)
+
+    def encode(self, image: torch.Tensor) -> list[torch.Tensor]:
+        half, quarter = (torch.nn.functional.avg_pool2d(image, n) for n in (2, 4))
+        return [torch.cat([half, half[:, :2].square()], 1), quarter]
+
+
+@pytest.mark.parametrize("method", ["align", "l2t"])
+def test_a_teacher_of_other_widths_is_read_from_the_student(method: str) -> None:
+    torch.manual_seed(0)
+    config = DistillConfig(
+        self_distill=0.0, cross=0.5, scale="none", meta_every=1, meta_method=method, meta_inner_lr=1e-4
+    )
+    stage = StudentObjective(
+        InpaintingNet(3, CHANNELS, head_channels=4, dilations=(1,)), Wide(), loss=LossConfig(), distill=config
+    )
+    assert [(r.in_channels, r.out_channels) for r in stage.readouts] == [(4, 5), (6, 3)]
+    data = batch()
+    losses = stage(data, 0.5)
+    teacher = Wide().encode(data["image"])
+    features = stage.net.encode(data["image"], data["mask"])
+    read = [readout(feature) for readout, feature in zip(stage.readouts, features, strict=True)]
+    torch.testing.assert_close(losses.parts["cross"], stage.eval().cross(read, teacher, data["mask"]).detach())
+    log = stage.train().backward(losses, 0, lambda loss: loss.backward())
+    assert 0 < log["importance/effective_share"] <= 1 + 1e-6
+    owned = {id(p) for p in stage.trainable()}
+    assert all(p.grad.any() and id(p) in owned for p in stage.readouts.parameters())
+    assert not any("readouts" in name for name in stage.net.state_dict()), "left behind"
+
+
+def test_a_teacher_whose_levels_cannot_be_read() -> None:
+    for channels, options in (((4, 4), {"teacher_forcing": 0.5}), ((4, 6, 8), {})):
+        with pytest.raises(ConfigError, match=r"student's 4, \d.*expected as many levels"):
+            StudentObjective(
+                InpaintingNet(3, channels, head_channels=4), Wide(), loss=LossConfig(), distill=DistillConfig(**options)
+            )
 
 
 def test_norm_balance_sets_the_ratio_in_the_log() -> None:

@@ -5,10 +5,25 @@ from dataclasses import replace
 
 import pytest
 import torch
+import tyro
 from tiny_run import tiny_config, write_photos
 
+from kdinpaint._core.errors import ConfigError
 from kdinpaint.models import load_model
 from kdinpaint.training import DistillConfig, train
+
+
+@pytest.mark.parametrize(("words", "value"), [("0 0.5 1", (0.0, 0.5, 1.0)), ("learned", "learned"), ("", "equal")])
+def test_weights_of_levels_on_the_command_line(words, value):
+    options = ["--level-weights", *words.split()] if words else []
+    assert tyro.cli(DistillConfig, args=[*options, "--cross", "0.3"]) == DistillConfig(level_weights=value, cross=0.3)
+
+
+def test_weights_that_do_not_fit_the_student_are_refused_before_anything_is_trained(tmp_path):
+    photos = write_photos(tmp_path / "photos")
+    with pytest.raises(ConfigError, match=r"level_weights are 0\.0 1\.0; expected 3 numbers"):
+        train(tiny_config(photos, tmp_path / "run", distill=DistillConfig(level_weights=(0.0, 1.0))))
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
