@@ -1,8 +1,11 @@
 """adaptive_conv2d as a custom operator: registration, what is asked for, higher orders, pieces, transforms."""
 
+import shutil
+
 import pytest
 import torch
 from harness import random_mask, seeded
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.func import functional_call, vmap
 from torch.profiler import profile
 
@@ -185,6 +188,23 @@ def test_says_which_backend_runs():
     assert choice.reason
     with pytest.raises(ConfigError, match=r"backend=.triton. cannot run here: .*Use backend=.auto."):
         adaptive_conv2d(*arguments(), padding=1, backend="triton")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("c++") is None, reason="TorchInductor compiles with a C++ compiler")
+def test_inductor_compiles_both_passes_once_for_all_sizes():
+    torch.compiler.reset()
+    graphs = CompileCounterWithBackend("inductor")
+    compiled = torch.compile(
+        lambda *t: adaptive_conv2d(*t, padding=1).relu(), fullgraph=True, dynamic=True, backend=graphs
+    )
+    for size in ((5, 6), (9, 7)):
+        leaves = [t.requires_grad_() for t in arguments(size=size, dtype=torch.float32)]
+        value, expected = compiled(*leaves), adaptive_conv2d(*leaves, padding=1).relu()
+        torch.testing.assert_close(value, expected)
+        found, wanted = (torch.autograd.grad(out.square().sum(), leaves) for out in (value, expected))
+        torch.testing.assert_close(found, wanted)
+    assert graphs.frame_count == 1
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
