@@ -199,6 +199,8 @@ class Stage:
                         self._save()
                     if stops:
                         raise stop.reason()
+                if self._stops(stop, at_report=True):  # while the last step was saved
+                    raise stop.reason()
         finally:
             finish_trackers(accelerator)
 

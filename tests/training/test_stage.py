@@ -80,6 +80,20 @@ def test_a_scheduler_stops_a_stage_that_goes_on_to_the_same_bits(tmp_path, numbe
     assert_equal(stage(tmp_path / "parts").run(Noise()).state_dict(), whole.state_dict())
 
 
+def test_a_scheduler_stops_a_stage_while_its_last_step_is_saved(tmp_path, monkeypatch):
+    write = Stage._write
+
+    def signalled(self):
+        write(self)
+        if self.step == OPTIM.steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Stage, "_write", signalled)
+    with pytest.raises(Preempted):
+        stage(tmp_path).run(Noise())
+    assert load_checkpoint(tmp_path / "checkpoint.pt")["step"] == OPTIM.steps
+
+
 @pytest.mark.parametrize("damage", ["truncated", "missing", "zeros"])
 def test_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, damage):
     whole = stage(tmp_path / "whole").run(Noise())
