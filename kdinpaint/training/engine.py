@@ -33,7 +33,7 @@ from kdinpaint.training.interrupt import StopRequest
 from kdinpaint.training.objectives import Objective
 from kdinpaint.training.schedule import lr_factor
 from kdinpaint.training.sentinel import LossSentinel
-from kdinpaint.training.tracking import finish_trackers, require_trackers, start_trackers
+from kdinpaint.training.tracking import finish_trackers, require_trackers, start_trackers, writing_logs
 
 __all__ = ["BatchSource", "Stage", "make_accelerator"]
 
@@ -133,7 +133,7 @@ class Stage:
             KDInpaintError: The loss or weights are not finite; they are not saved.
             ConfigError: Processes and accumulation do not divide the batch.
             CheckpointError: No checkpoint can be read, it does not fit, or processes see different ones.
-            OutputError: The checkpoint cannot be written.
+            OutputError: The checkpoint or the log cannot be written.
         """
         if self.accelerator.is_main_process:
             clear_leftovers(self.checkpoint)
@@ -289,7 +289,8 @@ class Stage:
             found = torch.tensor([values[name] for name in sorted(values)], device=self.accelerator.device)
             means = self.accelerator.reduce(found, "mean").tolist()
             values = dict(zip(sorted(values), means, strict=True))
-        self.accelerator.log(values, step=self.step)
+        with writing_logs(self.accelerator):
+            self.accelerator.log(values, step=self.step)
         bar.set_postfix({name: f"{value:.4f}" for name, value in values.items() if "/" not in name}, refresh=False)
 
     def _save(self) -> None:
