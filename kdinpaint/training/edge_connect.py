@@ -55,6 +55,8 @@ class EdgeConnectObjective(AdversarialObjective):
         ConfigError: Unknown phase.
     """
 
+    calls_net = False
+
     def __init__(self, net: EdgeConnectNet, recipe: Recipe, phase: Phase, *, vgg: VGGFeatures, width: int = 64) -> None:
         check_choice(phase.name, ("edge", "completion", "predicted_edges", "joint"), "phase")
         critics: dict[str, nn.Module] = {

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
-from kdinpaint._core.errors import CheckpointError, KDInpaintError
+from kdinpaint._core.errors import CheckpointError, ConfigError, KDInpaintError
 from kdinpaint._core.files import clear_leftovers
 from kdinpaint.models import save_model
 from kdinpaint.models.comparators import settle_spectral_norm
@@ -80,6 +80,9 @@ class Stage:
         quiet: No progress bar.
 
     In distributed training every process has its stage and calls the same methods; the main one alone writes.
+
+    Raises:
+        ConfigError: `runtime.compile` for an objective that never calls the network itself: it would do nothing.
     """
 
     name: str
@@ -92,6 +95,11 @@ class Stage:
     quiet: bool = False
 
     def __post_init__(self) -> None:
+        if self.runtime.compile and not self.objective.calls_net:
+            raise ConfigError(
+                f"runtime.compile is set, and stage {self.name} trains a {type(self.objective.net).__name__} by its "
+                f"methods, which are not compiled; it works for autoencoders, students and pc. Leave it out."
+            )
         groups = _parameter_groups(self.objective, self.config)
         self.objective.to(self.accelerator.device)
         if self.runtime.channels_last:
