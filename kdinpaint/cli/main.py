@@ -51,7 +51,7 @@ def _while_read() -> Iterator[None]:
             sys.stdout.flush()
     except BrokenPipeError:
         try:
-            sys.stdout.flush()
+            print(flush=True)
         except BrokenPipeError:
             # What is left in the buffer goes nowhere at exit, and is not reported.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,5 +1,6 @@
 """What the command line exits with when it is stopped."""
 
+import io
 import os
 import sys
 
@@ -23,10 +24,11 @@ def test_stopped(stop, status, monkeypatch, capsys, tmp_path):
 
 
 @pytest.mark.parametrize("arguments", [["train", "--preset", "paper-celeba", "--show"], ["--help"]])
-def test_nobody_reads_the_output(arguments, monkeypatch, capsys):
+@pytest.mark.parametrize("buffered", [True, False])
+def test_nobody_reads_the_output(arguments, buffered, monkeypatch, capsys):
     reader, writer = os.pipe()
     os.close(reader)  # as `head` does when it has seen enough
-    with os.fdopen(writer, "w") as stream:
+    with io.TextIOWrapper(io.FileIO(writer, "w"), write_through=not buffered) as stream:
         monkeypatch.setattr(sys, "stdout", stream)
         with pytest.raises(SystemExit) as left:
             main(arguments)
