@@ -1,8 +1,10 @@
 """`kdinpaint COMMAND`: dispatch, and errors as one readable line."""
 
+import contextlib
+import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from kdinpaint._core.errors import KDInpaintError
@@ -14,13 +16,13 @@ __all__ = ["main"]
 def main(arguments: list[str] | None = None) -> None:
     """Run a command.
 
-    Exits with 0 when it succeeds, 2 for anything the user can mend, 130 after Ctrl-C, and 75 when training was stopped
-    by SIGTERM or SIGUSR1 and goes on with the same command.
+    Exits with 0 when it succeeds, 2 for anything the user can mend, 130 after Ctrl-C, 75 when training was stopped by
+    SIGTERM or SIGUSR1 and goes on with the same command, and 141 when nobody reads the output any more.
 
     Args:
         arguments: Instead of those of the process.
     """
-    with warnings.catch_warnings():
+    with _while_read(), warnings.catch_warnings():
         warnings.showwarning = _show_warning  # type: ignore[assignment]
         try:
             tyro = require("tyro", extra="train")
@@ -37,6 +39,24 @@ def main(arguments: list[str] | None = None) -> None:
         except KDInpaintError as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)
+
+
+@contextlib.contextmanager
+def _while_read() -> Iterator[None]:
+    """Ends quietly when whoever reads the output, such as `head`, has seen enough."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        try:
+            print(flush=True)
+        except BrokenPipeError:
+            # What is left in the buffer goes nowhere at exit, and is not reported.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(141)  # as programs do that SIGPIPE ends
+        raise  # another pipe
 
 
 def _commands() -> dict[str, Callable[..., Any]]:

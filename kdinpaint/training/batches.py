@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from kdinpaint._core.errors import ConfigError, KDInpaintError
 from kdinpaint.training.config import OptimConfig, RuntimeConfig
+from kdinpaint.training.interrupt import deaf_children
 
 __all__ = ["BatchSource", "Samples", "Share", "split_batch", "step_batches", "whole_batch"]
 
@@ -91,7 +92,9 @@ def step_batches(
         prefetch_factor=runtime.prefetch if runtime.workers else None,
         pin_memory=device.type == "cuda",
     )
-    for batch in loader:
+    with deaf_children():
+        batches = iter(loader)
+    for batch in batches:
         yield {name: value.to(device, non_blocking=True) for name, value in batch.items()}
 
 

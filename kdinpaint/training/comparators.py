@@ -104,6 +104,8 @@ class GatedConvObjective(AdversarialObjective):
         width: Of the discriminator's first layer.
     """
 
+    calls_net = False
+
     def __init__(self, net: GatedConvNet, recipe: Recipe, phase: Phase, *, width: int = 64) -> None:
         critic = SNPatchDiscriminator(net.in_channels + 1, width)
         lr = phase.lr * recipe.discriminator_lr
@@ -160,6 +162,8 @@ class PluralisticObjective(AdversarialObjective):
         phase: Its only phase.
         channels: Of the discriminators.
     """
+
+    calls_net = False
 
     def __init__(
         self,

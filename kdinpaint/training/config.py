@@ -64,7 +64,8 @@ class OptimConfig:
     batch: int = 8
     """Images a step, of all processes together."""
     accumulate: int = 1
-    """Parts that each process works its share of a batch in, one after the other: less memory, the same step."""
+    """Parts that each process works its share of a batch in, one after the other: less memory, one step of the network
+    with the gradient of the whole batch. Discriminators, where an objective has them, take a step with each part."""
     lr: float = 2e-4
     """Learning rate of Adam; the paper's 1e-4 is for 400,000 steps and more."""
     schedule: Literal["constant", "cosine"] = "constant"
@@ -251,7 +252,7 @@ class RuntimeConfig:
     prefetch: int = 4
     """Batches that each worker prepares ahead."""
     compile: bool = False
-    """Compile the networks with torch.compile; other rounding, and a start that takes minutes."""
+    """Compile the networks with torch.compile; other rounding, a start that takes minutes; not for gc, ec, pic."""
     channels_last: bool = False
     """Keep features channels last in memory, which tensor cores prefer; other rounding."""
     checkpoint_every: int = 250

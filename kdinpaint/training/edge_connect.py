@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kdinpaint._core.checks import check_choice
+from kdinpaint._core.processes import mean
 from kdinpaint.losses import (
     VGGFeatures,
     discriminator_loss,
@@ -39,10 +40,11 @@ class EdgeConnectObjective(AdversarialObjective):
     """EC, one phase after the other: edges; completion from true edges; from predicted ones; both together.
 
     Nazeri et al. 2019, section 3. Edges: non-saturating loss, and feature matching over all activations of a
-    discriminator that sees grey image and edges. Completion: L1 of the raw output divided by the hole ratio,
-    perceptual loss (VGG-19, relu1_1 to relu5_1), style loss of the hole (relu2_2, 3_4, 4_4, 5_2), images given to
-    VGG as they are, and the non-saturating loss of a discriminator that sees the image. In the last phase the edge
-    generator is trained through the completion's loss alone.
+    discriminator that sees grey image and edges. Completion: L1 of the raw output divided by the hole ratio of the
+    batch (of all processes; under `accumulate`, of each part), perceptual loss (VGG-19, relu1_1 to relu5_1), style loss
+    of the hole (relu2_2, 3_4, 4_4, 5_2), images given to VGG as they are, and the non-saturating loss of a
+    discriminator that sees the image. In the last phase the edge generator is trained through the completion's loss
+    alone.
 
     Args:
         net: The network.
@@ -54,6 +56,8 @@ class EdgeConnectObjective(AdversarialObjective):
     Raises:
         ConfigError: Unknown phase.
     """
+
+    calls_net = False
 
     def __init__(self, net: EdgeConnectNet, recipe: Recipe, phase: Phase, *, vgg: VGGFeatures, width: int = 64) -> None:
         check_choice(phase.name, ("edge", "completion", "predicted_edges", "joint"), "phase")
@@ -90,8 +94,9 @@ class EdgeConnectObjective(AdversarialObjective):
 
     def _completion(self, out: Tensor, image: Tensor, mask: Tensor) -> dict[str, Tensor]:
         levels = len(EC_PERCEPTUAL)
+        ratio = mean(mask.mean())  # of the whole batch, whose shares have holes of other sizes
         return {
-            "l1": (out - image).abs().mean() / mask.mean().clamp_min(1e-3),
+            "l1": (out - image).abs().mean() / ratio.clamp_min(1e-3),
             "perceptual": feature_matching_loss(self.vgg(out)[:levels], self.vgg(image)[:levels]),
             "style": style_loss(self.vgg(out * mask)[levels:], self.vgg(image * mask)[levels:]),
         }

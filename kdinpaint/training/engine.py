@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
-from kdinpaint._core.errors import CheckpointError, KDInpaintError
+from kdinpaint._core.errors import CheckpointError, ConfigError, KDInpaintError
 from kdinpaint._core.files import clear_leftovers
 from kdinpaint.models import save_model
 from kdinpaint.models.comparators import settle_spectral_norm
@@ -33,7 +33,7 @@ from kdinpaint.training.interrupt import StopRequest
 from kdinpaint.training.objectives import Objective
 from kdinpaint.training.schedule import lr_factor
 from kdinpaint.training.sentinel import LossSentinel
-from kdinpaint.training.tracking import finish_trackers, require_trackers, start_trackers
+from kdinpaint.training.tracking import finish_trackers, require_trackers, start_trackers, writing_logs
 
 __all__ = ["BatchSource", "Stage", "make_accelerator"]
 
@@ -80,6 +80,9 @@ class Stage:
         quiet: No progress bar.
 
     In distributed training every process has its stage and calls the same methods; the main one alone writes.
+
+    Raises:
+        ConfigError: `runtime.compile` for an objective that never calls the network itself: it would do nothing.
     """
 
     name: str
@@ -92,6 +95,11 @@ class Stage:
     quiet: bool = False
 
     def __post_init__(self) -> None:
+        if self.runtime.compile and not self.objective.calls_net:
+            raise ConfigError(
+                f"runtime.compile is set, and stage {self.name} trains a {type(self.objective.net).__name__} by its "
+                f"methods, which are not compiled; it works for autoencoders, students and pc. Leave it out."
+            )
         groups = _parameter_groups(self.objective, self.config)
         self.objective.to(self.accelerator.device)
         if self.runtime.channels_last:
@@ -133,7 +141,7 @@ class Stage:
             KDInpaintError: The loss or weights are not finite; they are not saved.
             ConfigError: Processes and accumulation do not divide the batch.
             CheckpointError: No checkpoint can be read, it does not fit, or processes see different ones.
-            OutputError: The checkpoint cannot be written.
+            OutputError: The checkpoint or the log cannot be written.
         """
         if self.accelerator.is_main_process:
             clear_leftovers(self.checkpoint)
@@ -199,6 +207,8 @@ class Stage:
                         self._save()
                     if stops:
                         raise stop.reason()
+                if self._stops(stop, at_report=True):  # while the last step was saved
+                    raise stop.reason()
         finally:
             finish_trackers(accelerator)
 
@@ -287,7 +297,8 @@ class Stage:
             found = torch.tensor([values[name] for name in sorted(values)], device=self.accelerator.device)
             means = self.accelerator.reduce(found, "mean").tolist()
             values = dict(zip(sorted(values), means, strict=True))
-        self.accelerator.log(values, step=self.step)
+        with writing_logs(self.accelerator):
+            self.accelerator.log(values, step=self.step)
         bar.set_postfix({name: f"{value:.4f}" for name, value in values.items() if "/" not in name}, refresh=False)
 
     def _save(self) -> None:

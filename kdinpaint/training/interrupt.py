@@ -1,10 +1,12 @@
-"""Ctrl-C and the signals of schedulers between steps, never inside one."""
+"""Ctrl-C and the signals of schedulers: at once outside of a stage, between its steps inside, never in its workers."""
 
+import contextlib
 import signal
+from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Any
 
-__all__ = ["Preempted", "StopRequest"]
+__all__ = ["Preempted", "StopRequest", "deaf_children", "preemptible"]
 
 _PREEMPTION = [signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else [])]
 
@@ -19,6 +21,38 @@ class Preempted(KeyboardInterrupt):
     status = 75
 
 
+@contextlib.contextmanager
+def preemptible() -> Iterator[None]:
+    """Within the block, SIGTERM or SIGUSR1 raises `Preempted`, once; a `StopRequest` inside finishes its step first."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        for each in previous:  # another one must not break off what the first lets finish
+            signal.signal(each, signal.SIG_IGN)
+        raise Preempted
+
+    previous = _install(_PREEMPTION, stop)
+    try:
+        yield
+    finally:
+        _restore(previous)
+
+
+@contextlib.contextmanager
+def deaf_children() -> Iterator[None]:
+    """Processes that start within the block never get SIGINT, SIGTERM or SIGUSR1: whoever started them ends them.
+
+    Schedulers and terminals signal whole process groups. A worker that dies of it takes the step at hand along.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows, where groups get no such signals
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, *_PREEMPTION])  # children inherit it
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class StopRequest:
     """Within the block, SIGINT, SIGTERM or SIGUSR1 sets `requested`; a second SIGINT interrupts at once."""
 
@@ -28,19 +62,13 @@ class StopRequest:
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
-        for number in (signal.SIGINT, *_PREEMPTION):
-            try:
-                self._previous[number] = signal.signal(number, self._handle)
-            except ValueError:  # not in the main thread: signals go their usual way
-                break
+        self._previous = _install([signal.SIGINT, *_PREEMPTION], self._handle)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        self._previous.clear()
+        _restore(self._previous)
 
     def reason(self) -> KeyboardInterrupt:
         """What to raise when everything is saved."""
@@ -51,3 +79,20 @@ class StopRequest:
             raise KeyboardInterrupt
         self.requested = True
         self.preempted = self.preempted or number in _PREEMPTION
+
+
+def _install(numbers: list[signal.Signals], handler: Any) -> dict[int, Any]:  # noqa: ANN401 - as `signal` has it
+    """Handle signals; returns who did before."""
+    previous: dict[int, Any] = {}
+    for number in numbers:
+        try:
+            previous[number] = signal.signal(number, handler)
+        except ValueError:  # not in the main thread: signals go their usual way
+            break
+    return previous
+
+
+def _restore(previous: dict[int, Any]) -> None:
+    for number, handler in previous.items():
+        signal.signal(number, handler)
+    previous.clear()

@@ -54,6 +54,7 @@ class Objective(nn.Module):
 
     net: AutoEncoder | InpaintingNet | Comparator
     betas: tuple[float, float] = (0.9, 0.999)  # of Adam
+    calls_net: bool = True  # `forward` calls `net` itself, not its methods: `runtime.compile` makes it faster
     part: tuple[int, int] = (0, 1)  # which part of a batch comes next, and of how many
     loss_scale: float = 1.0  # factor that `backward` puts on a loss, so that gradients do not vanish in float16
 

@@ -1,15 +1,35 @@
 """Where the numbers of a stage go: TensorBoard and Weights & Biases, through Accelerate's trackers."""
 
+import contextlib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from accelerate import Accelerator
 from accelerate.tracking import GeneralTracker, TensorBoardTracker, WandBTracker
 
+from kdinpaint._core.errors import OutputError
 from kdinpaint._core.optional import require
 
-__all__ = ["finish_trackers", "require_trackers", "start_trackers"]
+__all__ = ["finish_trackers", "require_trackers", "start_trackers", "writing_logs"]
+
+
+@contextlib.contextmanager
+def writing_logs(accelerator: Accelerator) -> Iterator[None]:
+    """Whatever speaks to the trackers does so within this block.
+
+    Raises:
+        OutputError: The log cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, OutputError):
+            raise
+        raise OutputError(
+            f"cannot write the log in {accelerator.logging_dir}: {error.strerror or error}. Checkpoints are "
+            f"untouched; check permissions and free space, then repeat the command."
+        ) from error
 
 
 def require_trackers(names: Sequence[str]) -> None:
@@ -31,7 +51,17 @@ def start_trackers(accelerator: Accelerator, names: Sequence[str], *, stage: str
         stage: Its name.
         folder: Of the stage.
         step: From which on points will come; later ones are from before an interruption and give way.
+
+    Raises:
+        OutputError: The log cannot be written.
     """
+    with writing_logs(accelerator):
+        accelerator.trackers = _started(accelerator, names, stage, folder, step)
+
+
+def _started(
+    accelerator: Accelerator, names: Sequence[str], stage: str, folder: Path, step: int
+) -> list[GeneralTracker]:
     trackers: list[GeneralTracker] = []
     for name in names:
         if name == "tensorboard":
@@ -43,11 +73,16 @@ def start_trackers(accelerator: Accelerator, names: Sequence[str], *, stage: str
             trackers.append(WandBTracker("kdinpaint", name=title, id=identity, resume="allow"))
     for tracker in trackers:
         tracker.start()
-    accelerator.trackers = trackers
+    return trackers
 
 
 def finish_trackers(accelerator: Accelerator) -> None:
-    """Close them. The process group lives on, for the next stage."""
-    for tracker in accelerator.trackers:
-        tracker.finish()
-    accelerator.trackers = []
+    """Close them. The process group lives on, for the next stage.
+
+    Raises:
+        OutputError: The log cannot be written.
+    """
+    trackers, accelerator.trackers = accelerator.trackers, []
+    with writing_logs(accelerator):
+        for tracker in trackers:
+            tracker.finish()

@@ -10,6 +10,7 @@ from kdinpaint.models import AutoEncoder, InpaintingNet, create_model, load_mode
 from kdinpaint.models.comparators import Comparator
 from kdinpaint.training.config import TrainConfig
 from kdinpaint.training.figures import write_contact_sheet
+from kdinpaint.training.interrupt import preemptible
 from kdinpaint.training.phases import make_comparator, train_comparator
 from kdinpaint.training.recipes import RECIPES, Recipe
 from kdinpaint.training.run import Run, config_dict
@@ -30,6 +31,7 @@ def teacher_name(student: str) -> str:
     return "autoencoder_" + student.removeprefix("kdinpaint_").removesuffix("_plain")
 
 
+@preemptible()
 def train(config: TrainConfig) -> dict[str, Any]:
     """Train a teacher and a student, or a comparator; evaluate it, and write everything to the run folder.
 

@@ -14,6 +14,7 @@ from kdinpaint.training.checkpoint import random_state, restore_random_state
 from kdinpaint.training.engine import Stage
 from kdinpaint.training.evaluation import evaluate_model
 from kdinpaint.training.figures import write_contact_sheet
+from kdinpaint.training.tracking import writing_logs
 
 __all__ = ["Watch"]
 
@@ -56,13 +57,15 @@ class Watch:
         net = cast(Any, stage.ema.module)
         table = evaluate_model(net, cast(Any, Subset(cast(Any, self.pairs), self.chosen)))
         found = {f"eval/{name}": value["mean"] for name, value in table.summary()["overall"]["metrics"].items()}
-        stage.accelerator.log(found, step=stage.step)
+        with writing_logs(stage.accelerator):
+            stage.accelerator.log(found, step=stage.step)
         if not stage.accelerator.is_main_process:
             return
         path = stage.folder / "samples" / f"{stage.step:07}.png"
         write_contact_sheet(path, {stage.name: net}, self.pairs, rows=self.rows)
         with Image.open(path) as sheet:
             pixels = np.asarray(sheet.convert("RGB"))
-        for tracker in stage.accelerator.trackers:
-            options = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
-            cast(Any, tracker).log_images({"eval/samples": pixels[None]}, step=stage.step, **options)
+        with writing_logs(stage.accelerator):
+            for tracker in stage.accelerator.trackers:
+                options = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+                cast(Any, tracker).log_images({"eval/samples": pixels[None]}, step=stage.step, **options)

@@ -18,12 +18,15 @@ from kdinpaint.training import (
     RECIPES,
     EdgeConnectObjective,
     GatedConvObjective,
+    OptimConfig,
     Phase,
     PluralisticObjective,
+    RuntimeConfig,
     comparator_objective,
 )
 from kdinpaint.training.comparators import pluralistic_kl
 from kdinpaint.training.edge_connect import EC_PERCEPTUAL, EC_STYLE
+from kdinpaint.training.engine import Stage, make_accelerator
 
 CASES = [(name, phase.name) for name in WIDTHS for phase in RECIPES[name].phases]
 
@@ -77,6 +80,20 @@ def test_each_optimiser_trains_its_own(name, phase):
             k.split(".")[1] for k, p in stage.named_parameters() if k[0] == "d" and not torch.equal(p, before[k])
         }
         assert critics == ({"edges"} if phase == "edge" else {"image"})
+
+
+@pytest.mark.parametrize("name", WIDTHS)
+def test_compiling_is_for_those_who_call_the_network_itself(name, tmp_path):
+    stage, calls = objective(name), []
+    stage.net.register_forward_hook(lambda *_: calls.append(1))
+    stage(batch(), 0.0)
+    assert bool(calls) == stage.calls_net == (name == "pc")
+    if name == "pc":
+        return
+    runtime = RuntimeConfig(device="cpu", compile=True)
+    accelerator = make_accelerator(runtime, "no", tmp_path)
+    with pytest.raises(ConfigError, match=r"by its methods, which are not compiled; it works for .* students and pc"):
+        Stage(name, stage, OptimConfig(), runtime, tmp_path, accelerator)
 
 
 @pytest.mark.parametrize("name", WIDTHS)

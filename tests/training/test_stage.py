@@ -1,5 +1,6 @@
 """Options of the engine, on a stage of some milliseconds."""
 
+import errno
 import os
 import signal
 import sys
@@ -9,6 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 from harness import assert_equal
+from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.data import Dataset
 
 from kdinpaint import AutoEncoder, InpaintingNet
@@ -19,6 +21,7 @@ from kdinpaint._core.errors import (
     KDInpaintError,
     KDInpaintWarning,
     MissingDependencyError,
+    OutputError,
 )
 from kdinpaint.training import DistillConfig, LossConfig, OptimConfig, RuntimeConfig, StudentObjective, TeacherObjective
 from kdinpaint.training.checkpoint import load_checkpoint
@@ -78,6 +81,20 @@ def test_a_scheduler_stops_a_stage_that_goes_on_to_the_same_bits(tmp_path, numbe
     assert stopped.value.status == 75
     assert load_checkpoint(tmp_path / "parts" / "checkpoint.pt")["step"] == 3
     assert_equal(stage(tmp_path / "parts").run(Noise()).state_dict(), whole.state_dict())
+
+
+def test_a_scheduler_stops_a_stage_while_its_last_step_is_saved(tmp_path, monkeypatch):
+    write = Stage._write
+
+    def signalled(self):
+        write(self)
+        if self.step == OPTIM.steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Stage, "_write", signalled)
+    with pytest.raises(Preempted):
+        stage(tmp_path).run(Noise())
+    assert load_checkpoint(tmp_path / "checkpoint.pt")["step"] == OPTIM.steps
 
 
 @pytest.mark.parametrize("damage", ["truncated", "missing", "zeros"])
@@ -242,6 +259,24 @@ def test_weights_and_biases_go_on_with_the_same_run(tmp_path, monkeypatch):
     assert begun[0]["project"] == "kdinpaint"
     assert begun[0]["name"] == "mine/student"
     assert begun[0]["resume"] == "allow"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # TensorBoard's, which has died
+@pytest.mark.parametrize("written", [0, 1, 9])
+def test_a_full_disk_stops_the_log_with_a_message(tmp_path, monkeypatch, written):
+    calls, write = [], RecordWriter.write
+
+    def full(self, data):
+        calls.append(data)
+        if len(calls) > written:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(self, data)
+
+    monkeypatch.setattr(RecordWriter, "write", full)
+    with pytest.raises(OutputError, match=r"cannot write the log in .*logs: No space left on device\. Checkpoints are"):
+        stage(tmp_path).run(Noise())
+    monkeypatch.undo()
+    stage(tmp_path).run(Noise())
 
 
 def test_no_tracker_at_all(tmp_path):
