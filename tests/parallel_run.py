@@ -65,7 +65,7 @@ def _signal_at(stop_at):
 
 
 def _steady_adam():
-    """Where a gradient is next to nothing Adam makes a whole step of its rounding; a larger eps leaves it what it is."""
+    """Adam makes a whole step of the rounding of a gradient that is next to nothing; a larger eps leaves it small."""
     torch.optim.Adam.__init__ = functools.partialmethod(torch.optim.Adam.__init__, eps=1e-3)
 
 
