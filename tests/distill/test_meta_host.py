@@ -10,6 +10,7 @@ from two_processes import in_two_processes, needs_gloo
 
 from kdinpaint import CrossDistillLoss, MetaLearner
 from kdinpaint._core.errors import ConfigError
+from kdinpaint.distill import meta
 
 METHODS = ["align", "lookahead", "l2t"]
 
@@ -134,27 +135,40 @@ def test_velocity_reaches_the_virtual_steps():
     assert any(not torch.equal(a, b) for a, b in zip(one.meta_state(), two.meta_state(), strict=True))
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_parts_of_a_batch_make_the_update_of_the_whole(method):
+def test_parts_of_a_batch_make_the_update_of_the_whole():
     # Batch statistics must not mix the parts, hence eval mode; the direction is that of the whole batch. In float32
     # the finite differences of two halves and of the whole differ by their rounding.
-    whole, parts = (Problem(method, dropout=0.0, dtype=torch.float64) for _ in range(2))
+    whole, parts = (Problem("align", dropout=0.0, dtype=torch.float64) for _ in range(2))
     for problem in (whole, parts):
         problem.host.eval()
         problem.meta.optimizer.param_groups[0]["eps"] = 1.0  # else Adam turns rounding into whole steps
-    if method == "align":
-        direction = torch.autograd.grad(whole.given()["task"](), whole.parameters)
-        whole.step(direction=direction)
-        for part, last in ((slice(0, 2), False), (slice(2, 4), True)):
-            parts.meta.step(**{**parts.given(part), "direction": direction, "update": last})
-        for a, b in zip(whole.meta_state(), parts.meta_state(), strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9)
-    else:
-        before = parts.meta_state()
-        assert parts.meta.step(**{**parts.given(slice(0, 2)), "update": False}) is not None
-        assert_equal(parts.meta_state(), before)
-        parts.meta.step(**parts.given(slice(2, 4)))
-        assert any(not torch.equal(a, b) for a, b in zip(before, parts.meta_state(), strict=True))
+    direction = torch.autograd.grad(whole.given()["task"](), whole.parameters)
+    whole.step(direction=direction)
+    for part, last in ((slice(0, 2), False), (slice(2, 4), True)):
+        parts.meta.step(**{**parts.given(part), "direction": direction, "update": last})
+    torch.testing.assert_close(parts.meta_state(), whole.meta_state(), rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("method", ["lookahead", "l2t"])
+def test_parts_of_a_batch_that_look_ahead_add_up(method, monkeypatch):
+    # Each part takes virtual steps of its own; by plain gradient descent the updates of two are the sum of each one's.
+    monkeypatch.setattr(meta, "_root_mean_square", lambda tensors: torch.ones((), dtype=torch.float64))
+
+    def moved(*parts):
+        problem = Problem(method, dropout=0.0, dtype=torch.float64)
+        problem.host.eval()
+        problem.meta.optimizer = torch.optim.SGD([*problem.meta.predictors, *problem.meta.aligners], lr=1.0)
+        before = problem.meta_state()
+        for number, part in enumerate(parts):
+            last = number == len(parts) - 1
+            assert problem.meta.step(**{**problem.given(part), "update": last}) is not None
+            assert last or all(torch.equal(a, b) for a, b in zip(before, problem.meta_state(), strict=True))
+        return [after - at for after, at in zip(problem.meta_state(), before, strict=True)]
+
+    first, second = slice(0, 2), slice(2, 4)
+    each = [a + b for a, b in zip(moved(first), moved(second), strict=True)]
+    assert any(a.any() for a in each)
+    torch.testing.assert_close(moved(first, second), each)
 
 
 @pytest.mark.parametrize("method", METHODS)
