@@ -96,7 +96,9 @@ def rates(
 ) -> dict[str, float]:
     """Images a second by the number of workers, as far as there are cores, and of data that the device holds."""
     counts = [n for n in workers if n <= (os.cpu_count() or 1)]
-    found = {f"{n} workers": load_rate(samples, device, batch=batch, steps=steps, workers=n) for n in counts}
+    found = {
+        f"{n} worker{'s' * (n != 1)}": load_rate(samples, device, batch=batch, steps=steps, workers=n) for n in counts
+    }
     data = ResidentData.make(samples.photos, MaskGenerator(), size=samples.size, min_window=1.0, pool=pool, seed=0)
     resident = ResidentBatches(data.to(device), size=samples.size, seed=0, min_window=1.0)
     return {**found, "resident": load_rate(resident, device, batch=batch, steps=steps)}
