@@ -2,6 +2,7 @@
 
 import gc
 import os
+from itertools import pairwise
 
 import pytest
 import torch
@@ -46,5 +47,6 @@ def test_memory_is_flat_over_a_thousand_steps():
             gc.collect()
             tensors.append(sum(issubclass(type(o), torch.Tensor) for o in gc.get_objects()))
             megabytes.append(resident() if os.path.exists(STATUS) else 0.0)
-    assert len(set(tensors)) == 1, tensors
+    # Never more than before. Fewer may be: what earlier tests have left in this process goes when it will.
+    assert all(later <= earlier for earlier, later in pairwise(tensors)), tensors
     assert megabytes[-1] - megabytes[0] < 8, megabytes
