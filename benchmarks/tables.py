@@ -208,6 +208,7 @@ GRIDS = (
     "capacity",
     "adaptive_conv",
     "importance",
+    "importance_meta",
     "forms",
     "aligner",
     "init",
