@@ -28,6 +28,7 @@ from kdinpaint.metrics import (
 )
 from kdinpaint.models import InpaintingNet
 from kdinpaint.ops import RATIO_BINS, composite
+from kdinpaint.ops.masks import erode
 from kdinpaint.training.student import StudentObjective
 
 __all__ = ["EvaluationPairs", "hole_depth", "mechanism", "quick_score", "score"]
@@ -178,9 +179,11 @@ def hole_depth(mask: Tensor) -> Tensor:
     """
     inside = (mask != 0).float()
     depth = inside.new_zeros(len(mask))
-    for _ in range(max(mask.shape[-2:])):
+    for _ in range(max(mask.shape[-2:])):  # as deep as a hole without a known pixel is said to be
+        if not inside.any():
+            break
         depth += inside.amax((1, 2, 3))
-        inside = 1 - F.max_pool2d(1 - inside, 3, 1, 1)  # padding is -inf for a maximum
+        inside = erode(inside)
     return depth
 
 

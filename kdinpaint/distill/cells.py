@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from kdinpaint.ops.masks import erode
+
 __all__ = ["Region", "block_mean", "cell_weights"]
 
 Region = Literal["hole", "all", "known"]
@@ -35,8 +37,7 @@ def cell_weights(hole: Tensor, *, region: Region = "hole", rim: float | None = N
 def _decay(hole: Tensor, rim: float) -> Tensor:
     inside, weight = hole, hole
     for ring in range(1, math.ceil(5 * rim) + 1):
-        # Erosion: padding is -inf for a maximum, so the border of the map does not count as known.
-        inside = 1 - F.max_pool2d(1 - inside, 3, 1, 1)
+        inside = erode(inside)
         weight = torch.where(inside != 0, math.exp(-ring / rim), weight)
     return weight
 

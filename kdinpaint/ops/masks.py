@@ -150,6 +150,11 @@ def mask_pyramid(mask: Tensor, sizes: Sequence[tuple[int, int]], *, mode: MaskRe
     return [resize_mask(mask, size, mode=mode) for size in sizes]
 
 
+def erode(hole: Tensor) -> Tensor:
+    """Holes (B, 1, H, W), float, less their cells beside a known one, diagonals included; the border is not known."""
+    return 1 - F.max_pool2d(1 - hole, 3, 1, 1)  # padding is -inf for a maximum
+
+
 def hole_ratio(mask: Tensor) -> Tensor:
     """The share of hole pixels of each mask.
 
