@@ -40,7 +40,7 @@ def adaptive_conv(content: dict[str, Any]) -> str:
                     problem(case),
                     f"{ours[which]['median']:.2f}",
                     "-" if theirs is None else f"{theirs[which]['median']:.1f}",
-                    *(times_as_fast(ratios.get(name)) for name in ("torchvision", "onnxruntime", "openvino")),
+                    *(times_as_fast(ratios.get(name)) for name in ("torchvision", "torch", "onnxruntime", "openvino")),
                     f"{1 / ratios['conv2d'][0]:.1f}" if "conv2d" in ratios else "-",
                     " / ".join(
                         extra_memory(one[which]) for one in (ours["memory"], theirs and theirs["memory"]) if one
@@ -52,6 +52,7 @@ def adaptive_conv(content: dict[str, Any]) -> str:
             "ms",
             "torchvision ms",
             "x torchvision",
+            "x in PyTorch",
             "x onnxruntime",
             "x OpenVINO",
             "conv2ds",
@@ -67,6 +68,7 @@ def adaptive_conv(content: dict[str, Any]) -> str:
                 for which in ("forward", "training")
                 for cell in (f"{one[which]['median']:.2f}", times_as_fast(one["speedup"][which].get("dense")))
             ),
+            times_as_fast(one["speedup"]["training"].get("torch")),
             times_as_fast(one["speedup"]["training"].get("torchvision")),
         ]
         for case in content["cases"]
@@ -74,8 +76,9 @@ def adaptive_conv(content: dict[str, Any]) -> str:
         if case["dtype"] == content["options"]["dtypes"][0]
         if one.get("region") is not None and one["backend"] == "auto" and "training" in one
     ]
-    header = ["hole only", "hole", "forward ms", "x own dense", "fwd + bwd ms", "x own dense", "x torchvision, dense"]
-    tables.append(markdown_table(header, rows))
+    header = ["hole only", "hole", "forward ms", "x own dense", "fwd + bwd ms", "x own dense"]
+    header += ["x in PyTorch", "x torchvision, dense"]
+    tables.append(without_empty(header, rows))
     notes = {
         f"{one['name']}: {one.get('unavailable') or one['note']}"
         for case in content["cases"]
@@ -99,7 +102,7 @@ def call_overhead(content: dict[str, Any]) -> str:
     rows = []
     for case in content["cases"]:
         found = {one["name"]: one for one in case["contenders"]}
-        for name in ("kdinpaint", "torchvision", "conv2d"):
+        for name in (n for n in ("kdinpaint", "kdinpaint torch", "torchvision", "conv2d") if n in found):
             times = [f"{found[name][which]['median']:.2f}" for which in ("forward", "training")]
             rows.append([name, problem(case), *times])
     return (

@@ -223,7 +223,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "throughput_gpu": ("paper_cost.md", paper_cost),
     "loading_cpu": ("paper_cost.md", loading),
     "adaptive_conv_cpu": ("speed.md", adaptive_conv),
-    "adaptive_conv_cpu_avx2": ("speed.md", adaptive_conv),
+    "adaptive_conv_cpu_avx512": ("speed.md", adaptive_conv),
     "call_overhead_cpu": ("speed.md", call_overhead),
     "adaptive_conv_gpu": ("speed.md", adaptive_conv),
     "training_step_cpu": ("speed.md", training_step),

@@ -143,6 +143,7 @@ def _plain_reference(inputs: Inputs) -> Answer:
 def _record(which: str, timings: dict[str, Timing], fit: list[Contender], entries: dict[str, dict[str, Any]]) -> None:
     """Times, and how many times as fast each is as the others that matter to it."""
     dense = {one.backend: one.name for one in fit if one.backend is not None and one.region is None}
+    plain = {one.region: one.name for one in fit if one.backend == "torch"}
     for one in fit:
         if one.name not in timings:
             continue
@@ -151,6 +152,8 @@ def _record(which: str, timings: dict[str, Timing], fit: list[Contender], entrie
         rivals = {name: name for name in (TORCHVISION, CONV2D, COLUMNS, "onnxruntime", "openvino")}
         if one.region is not None and one.backend in dense:
             rivals["dense"] = dense[one.backend]
+        if one.backend is not None and one.region in plain:
+            rivals["torch"] = plain[one.region]
         entry.setdefault("speedup", {})[which] = {
             label: list(speedup(timings[one.name], timings[name]))
             for label, name in rivals.items()

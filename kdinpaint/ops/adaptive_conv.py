@@ -13,7 +13,7 @@ from kdinpaint.ops.reference import adaptive_conv2d_reference
 
 __all__ = ["Backend", "BackendChoice", "adaptive_conv2d", "adaptive_conv2d_backend"]
 
-Backend = Literal["auto", "triton", "torch", "torchvision", "reference"]
+Backend = Literal["auto", "triton", "cpp", "torch", "torchvision", "reference"]
 
 
 def adaptive_conv2d(
@@ -56,8 +56,9 @@ def adaptive_conv2d(
         dilation: As in `torch.nn.functional.conv2d`.
         region: (B, 1, H_out, W_out), float or bool. Where it is 0 the output is exactly 0 and no gradient
             flows; the work is proportional to the cells where it is not.
-        backend: "triton": one fused kernel, on CUDA devices. "torch": sampling table, weighted gather and matrix
-            product in tiles, on any device. "auto": the first of these two that can run, see
+        backend: "triton": one fused kernel, on CUDA devices. "cpp": loops in C++ around matrix products in tiles,
+            on Linux CPUs; the first call compiles them, a second or two, if there is a C++ compiler. "torch": the
+            same in plain PyTorch, on any device. "auto": the first of these three that can run, see
             `adaptive_conv2d_backend`. "torchvision": its operator, once differentiable. "reference": a readable
             loop over the taps.
 
@@ -99,8 +100,8 @@ class BackendChoice(NamedTuple):
     """What computes a call of `adaptive_conv2d`.
 
     Attributes:
-        name: "triton" or "torch".
-        reason: Why it is not "triton", or None.
+        name: "triton", "cpp" or "torch".
+        reason: If "torch", why not the faster one of its device: "cpp" on a CPU, else "triton".
     """
 
     name: str
@@ -120,8 +121,9 @@ def adaptive_conv2d_backend(input: Tensor, weight: Tensor, offset: Tensor, kerne
         >>> import torch
         >>> from kdinpaint.ops import adaptive_conv2d_backend
         >>> x, weight = torch.randn(1, 4, 8, 8), torch.randn(6, 4, 1, 1)
-        >>> adaptive_conv2d_backend(x, weight, torch.zeros(1, 2, 8, 8), torch.ones(1, 1, 8, 8)).name
-        'torch'
+        >>> choice = adaptive_conv2d_backend(x, weight, torch.zeros(1, 2, 8, 8), torch.ones(1, 1, 8, 8))
+        >>> choice.name in ("cpp", "torch")
+        True
     """
     return BackendChoice(*choose_backend(input, weight, offset, kernel))
 

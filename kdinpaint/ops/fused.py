@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from kdinpaint._core.errors import ConfigError
-from kdinpaint.ops import tiled, triton
+from kdinpaint.ops import cpp, tiled, triton
 from kdinpaint.ops.frame import Frame
 from kdinpaint.ops.geometry import Geometry
 from kdinpaint.ops.sampling import dot_rows, gather_rows, scatter_rows
@@ -34,27 +34,34 @@ torch.library.define(
 )
 adaptive_conv = torch.ops.kdinpaint.adaptive_conv
 
+# Every one has forward, backward and unsupported; what none of them takes is done by `tiled`, on any device.
+_FASTER = {"triton": triton, "cpp": cpp}
+
 
 def choose_backend(
     input: Tensor, weight: Tensor, offset: Tensor, kernel: Tensor, backend: str = "auto"
 ) -> tuple[str, str | None]:
-    """Which of "triton" and "torch" computes a call, and why not the first where "auto" passes it over.
+    """Which of "triton", "cpp" and "torch" computes a call, and why none that is faster on its device.
 
     Raises:
-        ConfigError: "triton" is demanded and cannot run.
+        ConfigError: "triton" or "cpp" is demanded and cannot run.
     """
     if backend == "torch":
         return "torch", None
-    reason = triton.unsupported(input, weight, offset, kernel)
-    if reason is None:
-        return "triton", None
-    if backend == "triton":
-        raise ConfigError(f"backend='triton' cannot run here: {reason}. Use backend='auto'.")
-    return "torch", reason
+    reasons = {}
+    for name, module in _FASTER.items():
+        if backend not in ("auto", name):
+            continue
+        reasons[name] = module.unsupported(input, weight, offset, kernel)
+        if reasons[name] is None:
+            return name, None
+    if backend != "auto":
+        raise ConfigError(f"backend={backend!r} cannot run here: {reasons[backend]}. Use backend='auto'.")
+    return "torch", reasons["cpp" if input.is_cpu else "triton"]
 
 
 def _module(input: Tensor, weight: Tensor, offset: Tensor, kernel: Tensor, backend: str) -> ModuleType:
-    return triton if choose_backend(input, weight, offset, kernel, backend)[0] == "triton" else tiled
+    return _FASTER.get(choose_backend(input, weight, offset, kernel, backend)[0], tiled)
 
 
 @torch.library.impl("kdinpaint::adaptive_conv", "default")

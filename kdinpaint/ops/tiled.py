@@ -7,26 +7,21 @@ which gathers again. Runs on every device; made for the CPU. What processor it i
 `_working_dtype` and `_has_fast_onednn`: rules, not trials at run time, so that results repeat.
 """
 
-import functools
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from kdinpaint.ops.frame import Frame, frame_planes, unframe_planes
-from kdinpaint.ops.geometry import Geometry, even
+from kdinpaint.ops.geometry import Geometry
+from kdinpaint.ops.pieces import block_size, groups, keep_memory, some, tile_size
+from kdinpaint.ops.products import as_matrix, as_weight, matmul, working_dtype
 from kdinpaint.ops.sampling import Scatter, corners, dot, gather
 from kdinpaint.ops.table import Positions, Table, sampling_table
 
 __all__ = ["backward", "forward"]
 
 Gradients = tuple[Tensor | None, ...]
-
-BLOCK = 1 << 15
-"""Samples of a block: 3640 positions of a 3 x 3 kernel."""
-TILE = 1 << 19
-"""Elements of the columns of a tile: 2 MiB of float32."""
 
 
 def forward(
@@ -39,13 +34,13 @@ def forward(
     geometry: Geometry,
 ) -> Tensor:
     """As `kdinpaint.adaptive_conv2d`, in channels-last memory format."""
-    _keep_memory()
-    dtype = _working_dtype(input)
-    matrix, bias = _as_matrix(weight.to(dtype)), None if bias is None else bias.to(dtype)
+    keep_memory()
+    dtype = working_dtype(input)
+    matrix, bias = as_matrix(weight.to(dtype)), None if bias is None else bias.to(dtype)
     shape = (kernel.shape[0], *kernel.shape[-2:], weight.shape[0])
     output = input.new_empty(shape) if region is None else input.new_zeros(shape)
-    for images in _groups(kernel, region):
-        part = _some(region, images)
+    for images in groups(kernel, region):
+        part = some(region, images)
         _forward_images(input[images], offset[images], kernel[images], part, output[images], matrix, bias, geometry)
     return output.permute(0, 3, 1, 2)
 
@@ -62,13 +57,13 @@ def _forward_images(
 ) -> None:
     """Write the output (B, H_out, W_out, C_out) of images that are worked on together."""
     frame, rows = frame_planes(input, matrix.dtype)
-    for positions in Positions.blocks(kernel, region, BLOCK // geometry.taps):
+    for positions in Positions.blocks(kernel, region, block_size(geometry.taps)):
         table = sampling_table(offset, kernel, frame, geometry, positions)
         index, corner_weight = corners(table.first, frame.step), table.weight.to(rows.dtype)
         block = output[positions.index].view(-1, matrix.shape[0])
         for tile, samples in _tiles(index, matrix.shape[1], geometry):
             columns = gather(index[samples], corner_weight[samples], rows).view(-1, matrix.shape[1])
-            block[tile] = _matmul(columns, matrix, bias)
+            block[tile] = matmul(columns, matrix, bias)
             del columns  # leaves its memory, warm, to the next
         if region is not None:  # a list of positions, so the block is a copy
             output[positions.index] = block
@@ -85,36 +80,32 @@ def backward(
     wanted: tuple[bool, ...],
 ) -> Gradients:
     """Gradients for input, weight, offset, kernel and bias, those that are wanted."""
-    _keep_memory()
-    dtype = _working_dtype(input)
-    matrix = _as_matrix(weight.to(dtype))
+    keep_memory()
+    dtype = working_dtype(input)
+    matrix = as_matrix(weight.to(dtype))
     sums = torch.promote_types(dtype, torch.float32)
     allocate = torch.empty_like if region is None else torch.zeros_like
     grad_input = torch.empty_like(input) if wanted[0] else None
     grad_matrix = torch.zeros_like(matrix, dtype=sums) if wanted[1] else None
     grad_offset, grad_kernel = (allocate(t) if w else None for t, w in ((offset, wanted[2]), (kernel, wanted[3])))
     grad_bias = weight.new_zeros(weight.shape[0], dtype=sums) if wanted[4] else None
-    for images in _groups(kernel, region):
+    for images in groups(kernel, region):
         _backward_images(
             grad[images],
             input[images],
             offset[images],
             kernel[images],
-            _some(region, images),
-            _some(grad_input, images),
-            _some(grad_offset, images),
-            _some(grad_kernel, images),
+            some(region, images),
+            some(grad_input, images),
+            some(grad_offset, images),
+            some(grad_kernel, images),
             matrix,
             grad_matrix,
             grad_bias,
             geometry,
         )
 
-    grad_weight = None
-    if grad_matrix is not None:
-        out_channels, channels, *kernel_size = weight.shape
-        square = grad_matrix.view(out_channels, *kernel_size, channels).permute(0, 3, 1, 2)
-        grad_weight = torch.empty_like(weight).copy_(square)
+    grad_weight = None if grad_matrix is None else as_weight(grad_matrix, weight)
     grad_bias = None if grad_bias is None else grad_bias.to(weight.dtype)
     return grad_input, grad_weight, grad_offset, grad_kernel, grad_bias
 
@@ -137,7 +128,7 @@ def _backward_images(
     frame, rows = frame_planes(input, matrix.dtype)
     sums = torch.promote_types(rows.dtype, torch.float32)
     grad_rows = None if grad_input is None else torch.zeros_like(rows, dtype=sums)
-    for positions in Positions.blocks(kernel, region, BLOCK // geometry.taps):
+    for positions in Positions.blocks(kernel, region, block_size(geometry.taps)):
         table = sampling_table(offset, kernel, frame, geometry, positions)
         slopes = positions.take(grad).reshape(-1, matrix.shape[0]).to(rows.dtype)
         if grad_bias is not None:
@@ -168,16 +159,16 @@ def _backward_block(
     index, corner_weight = corners(table.first, frame.step), table.weight.to(rows.dtype)
     scatter = None
     if grad_rows is not None and index.shape[0]:
-        size = _tile_size(slopes.shape[0], matrix.shape[1]) * geometry.taps
+        size = tile_size(slopes.shape[0], matrix.shape[1]) * geometry.taps
         scatter = Scatter(table.first, corner_weight, (frame.step, frame.count), size)
     for number, (tile, samples) in enumerate(_tiles(index, matrix.shape[1], geometry)):
         if grad_matrix is not None:
             columns = gather(index[samples], corner_weight[samples], rows).view(-1, matrix.shape[1])
-            grad_matrix += _matmul(slopes[tile].t(), columns.t())
+            grad_matrix += matmul(slopes[tile].t(), columns.t())
             del columns  # leaves its memory, warm, to the column slopes
         if scatter is None and corner_slopes is None:
             continue
-        column_slopes = _matmul(slopes[tile], matrix.t()).view(-1, rows.shape[1])
+        column_slopes = matmul(slopes[tile], matrix.t()).view(-1, rows.shape[1])
         if grad_rows is not None and scatter is not None:
             scatter.add(grad_rows, column_slopes, number)
         if corner_slopes is not None:
@@ -185,82 +176,10 @@ def _backward_block(
         del column_slopes
 
 
-@functools.cache
-def _keep_memory() -> None:
-    """Have the C library reuse the memory of tiles instead of handing it back to the system after each.
-
-    glibc keeps freed blocks up to the size of the largest that was ever freed, 32 MiB at most. Without one of that
-    size every tile is paid for in page faults: a quarter of the forward pass at (2, 64, 64, 64).
-    """
-    torch.empty(31 << 20, dtype=torch.uint8)
-
-
-def _as_matrix(weight: Tensor) -> Tensor:
-    """(C_out, C_in, kh, kw) as (C_out, kh kw C_in)."""
-    return weight.permute(0, 2, 3, 1).reshape(weight.shape[0], -1)
-
-
-def _groups(kernel: Tensor, region: Tensor | None) -> Iterator[slice]:
-    """Images that are worked on together: one, or several small ones, or with small regions, that make a block."""
-    batch, taps, height, width = kernel.shape
-    several = BLOCK // (taps * height * width)
-    if region is not None:
-        cells = int(torch.count_nonzero(region)) // max(1, batch)
-        several = min(BLOCK // (taps * max(1, cells)), 4 * several)
-    several = max(1, several)
-    for start in range(0, batch, several):
-        yield slice(start, min(batch, start + several))
-
-
-def _some(planes: Tensor | None, images: slice) -> Tensor | None:
-    return None if planes is None else planes[images]
-
-
 def _tiles(index: Tensor, columns: int, geometry: Geometry) -> Iterator[tuple[slice, slice]]:
     """Positions of every tile of a block, and their samples."""
     taps = geometry.taps
     count = index.shape[0] // taps
-    size = _tile_size(count, columns)
+    size = tile_size(count, columns)
     for start in range(0, count, size):
         yield slice(start, start + size), slice(start * taps, (start + size) * taps)
-
-
-def _tile_size(count: int, columns: int) -> int:
-    """Positions of a tile, about the same for every tile of a block of `count`."""
-    return even(max(1, count), max(1, TILE // columns))
-
-
-def _matmul(x: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
-    """The product of x (P, K) and matrix (N, K) transposed, plus bias (N,)."""
-    if x.is_cpu and x.dtype in (torch.float32, torch.bfloat16) and _has_fast_onednn():
-        product: Tensor = torch.ops.mkldnn._linear_pointwise(x, matrix, bias, "none", [], "")
-        return product
-    return F.linear(x, matrix, bias)
-
-
-def _working_dtype(input: Tensor) -> torch.dtype:
-    """Of samples and products: the input's, or float32 where a processor has no 16-bit products.
-
-    oneDNN refuses them there and other libraries do them a number at a time, a hundredfold slower than in float32.
-    """
-    if not input.is_cpu or input.dtype not in (torch.bfloat16, torch.float16):
-        return input.dtype
-    return input.dtype if _has_products(input.dtype) else torch.float32
-
-
-@functools.cache
-def _has_products(dtype: torch.dtype) -> bool:
-    """Whether this processor multiplies matrices of a 16-bit dtype in hardware."""
-    name = "bf16" if dtype == torch.bfloat16 else "fp16"
-    supported = getattr(torch.ops.mkldnn, f"_is_mkldnn_{name}_supported", None)
-    return supported is not None and bool(supported())
-
-
-@functools.cache
-def _has_fast_onednn() -> bool:
-    """Whether oneDNN's matrix product beats the library behind `torch.mm`.
-
-    It takes half the time on an AMD processor with AVX-512 and up to 1.1 times as long on one with AVX2
-    (benchmarks/NOTES.md); others have not been measured.
-    """
-    return torch.backends.cpu.get_cpu_capability() == "AVX512" and hasattr(torch.ops.mkldnn, "_linear_pointwise")

@@ -4,6 +4,8 @@ from typing import ClassVar
 
 import pytest
 import torch
+from adaptive_problems import problem, problems, small, with_gradients
+from cpu_backends import CPU_BACKENDS, needs_compiler
 from harness import SEEDS, Contract, assert_equal, random_mask, seeded
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,82 +17,40 @@ from torchvision.ops import deform_conv2d
 from kdinpaint import adaptive_conv2d
 from kdinpaint._core.errors import ConfigError, ShapeError
 from kdinpaint.ops import tiled
+from kdinpaint.ops.cpp.loops import Loops
 
-BACKENDS = ["torch", "reference", "torchvision"]
-
-
-def problem(
-    batch, channels, outputs, kernel, size, stride, padding, dilation, *, reach=1.5, seed=0, dtype=torch.float64
-):
-    """Random tensors of a geometry, enlarged until there is an output: ((input, weight, offset, V, bias), options)."""
-    size = tuple(max(n, d * (k - 1) + 1 - 2 * p) for n, k, p, d in zip(size, kernel, padding, dilation, strict=True))
-    output = tuple(
-        (n + 2 * p - d * (k - 1) - 1) // s + 1
-        for n, k, s, p, d in zip(size, kernel, stride, padding, dilation, strict=True)
-    )
-    taps, generator = kernel[0] * kernel[1], seeded(seed)
-
-    def draw(*shape):
-        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
-
-    tensors = (
-        draw(batch, channels, *size),
-        draw(outputs, channels, *kernel),
-        reach * draw(batch, 2 * taps, *output),
-        draw(batch, taps, *output),
-        draw(outputs),
-    )
-    return tensors, (stride, padding, dilation)
-
-
-def pairs(low, high):
-    return st.tuples(st.integers(low, high), st.integers(low, high))
-
-
-@st.composite
-def problems(draw, reaches=(0.0, 0.6, 4.0, 1e3), largest=7):
-    return problem(
-        draw(st.integers(1, 3)),
-        draw(st.sampled_from((1, 2, 3, 17))),
-        draw(st.sampled_from((1, 2, 3, 17))),
-        draw(pairs(1, 5)),
-        draw(pairs(1, largest)),
-        draw(pairs(1, 3)),
-        draw(pairs(0, 2)),
-        draw(pairs(1, 2)),
-        reach=draw(st.sampled_from(reaches)),
-        seed=draw(SEEDS),
-    )
-
-
-def small(seed=0, batch=2, reach=1.5, dtype=torch.float64):
-    return problem(batch, 2, 3, (3, 3), (4, 5), (1, 1), (1, 1), (1, 1), reach=reach, seed=seed, dtype=dtype)
-
-
-def with_gradients(function, tensors, cotangent=None):
-    leaves = [t.detach().clone().requires_grad_() for t in tensors]
-    out = function(*leaves)
-    cotangent = torch.randn(out.shape, generator=seeded(7), dtype=out.dtype) if cotangent is None else cotangent
-    return out, torch.autograd.grad(out, leaves, cotangent, materialize_grads=True)
+BACKENDS = [*CPU_BACKENDS, "reference", "torchvision"]
 
 
 def count_samples(monkeypatch):
-    """How many samples every table has, and every tile gathers, from now on."""
-    tabled, gathered = [], []
+    """How many samples are located, and how many gathered, from now on, by either form."""
+    located, gathered = [], []
     table, gather = tiled.sampling_table, tiled.gather
+    tiles, columns = Loops.tiles, Loops.gather
 
     def counted_table(*arguments):
         found = table(*arguments)
-        tabled.append(len(found.first))
+        located.append(len(found.first))
         return found
 
     def counted_gather(index, *rest):
         gathered.append(len(index))
         return gather(index, *rest)
 
+    def counted_tiles(loops):
+        for first, count in tiles(loops):
+            located.append(9 * count)
+            yield first, count
+
+    def counted_columns(loops, first, count):
+        gathered.append(9 * count)
+        return columns(loops, first, count)
+
     monkeypatch.setattr(tiled, "sampling_table", counted_table)
     monkeypatch.setattr(tiled, "gather", counted_gather)
-    return tabled, gathered
+    monkeypatch.setattr(Loops, "tiles", counted_tiles)
+    monkeypatch.setattr(Loops, "gather", counted_columns)
+    return located, gathered
 
 
 class TestAdaptiveConv2dFunction(Contract):
@@ -134,19 +94,21 @@ class TestAdaptiveConv2dFunction(Contract):
         return adaptive_conv2d_loop(x, weight, offset, kernel, bias, (1, 1), (1, 1), (1, 1))
 
 
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
 @given(problems())
-def test_equals_torchvision_in_value_and_gradient(case):
+def test_equals_torchvision_in_value_and_gradient(backend, case):
     tensors, geometry = case
-    value, gradients = with_gradients(lambda x, w, o, v, b: adaptive_conv2d(x, w, o, v, b, *geometry), tensors)
+    value, gradients = with_gradients(lambda *t: adaptive_conv2d(*t, *geometry, backend=backend), tensors)
     expected, wanted = with_gradients(lambda x, w, o, v, b: deform_conv2d(x, o, w, b, *geometry, mask=v), tensors)
     torch.testing.assert_close(value, expected)
     torch.testing.assert_close(gradients, wanted)
 
 
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
 @given(problems(reaches=(0.6, 4.0), largest=4))
-def test_equals_the_loop_in_value_and_gradient(case):
+def test_equals_the_loop_in_value_and_gradient(backend, case):
     tensors, geometry = case
-    value, gradients = with_gradients(lambda *t: adaptive_conv2d(*t, *geometry), tensors)
+    value, gradients = with_gradients(lambda *t: adaptive_conv2d(*t, *geometry, backend=backend), tensors)
     expected, wanted = with_gradients(lambda *t: adaptive_conv2d_loop(*t, *geometry), tensors)
     torch.testing.assert_close(value, expected)
     torch.testing.assert_close(gradients, wanted)
@@ -161,7 +123,7 @@ def test_is_conv2d_for_constant_kernel_and_no_offset(backend, case):
 
 
 @given(problems(), st.booleans())
-@pytest.mark.parametrize("backend", ["reference", "torchvision"])
+@pytest.mark.parametrize("backend", ["torch", "reference", "torchvision"])
 def test_backends_agree(backend, case, use_region):
     tensors, geometry = case
     region = random_mask(tensors[2].shape[0], *tensors[2].shape[-2:]) if use_region else None
@@ -213,35 +175,43 @@ def test_unmoved_taps_on_the_rim_know_where_the_image_is():
     assert offset.grad[0, 1, 0].tolist() == [1.5, -1.5, 0.0]
 
 
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
 @pytest.mark.parametrize("far", [1e6, -1e6, 3e38, float("inf"), -float("inf")])
-def test_samples_far_outside_are_zero_with_finite_gradients(far):
+def test_samples_far_outside_are_zero_with_finite_gradients(far, backend):
     (x, weight, offset, kernel, bias), _ = small(dtype=torch.float32)
     offset = torch.full_like(offset, far)
-    value, gradients = with_gradients(lambda *t: adaptive_conv2d(*t, padding=1), (x, weight, offset, kernel, bias))
+    tensors = (x, weight, offset, kernel, bias)
+    value, gradients = with_gradients(lambda *t: adaptive_conv2d(*t, padding=1, backend=backend), tensors)
     assert_equal(value, bias[:, None, None].expand_as(value))
     assert all(bool(torch.isfinite(g).all()) for g in gradients)
     assert not gradients[2].any()
 
 
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
 @pytest.mark.parametrize("region", [False, True], ids=["dense", "region"])
-def test_nan_offsets_touch_their_own_outputs_only(region):
+def test_nan_offsets_touch_their_own_outputs_only(region, backend):
     (x, weight, offset, kernel, bias), _ = small()
     where = torch.ones(2, 1, 4, 5, dtype=torch.bool) if region else None
-    clean = adaptive_conv2d(x, weight, offset, kernel, bias, padding=1, region=where)
+    clean = adaptive_conv2d(x, weight, offset, kernel, bias, padding=1, region=where, backend=backend)
     offset[1, 5, 2, 3] = float("nan")
-    value = adaptive_conv2d(x, weight, offset, kernel, bias, padding=1, region=where)
+    value = adaptive_conv2d(x, weight, offset, kernel, bias, padding=1, region=where, backend=backend)
     assert bool(value[1, :, 2, 3].isnan().all())
     value[1, :, 2, 3] = clean[1, :, 2, 3]
     assert_equal(value, clean)
 
 
-def test_nan_offsets_outside_the_region_reach_nothing():
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_nan_offsets_outside_the_region_reach_nothing(backend):
     tensors, _ = small()
     region = torch.ones(2, 1, 4, 5, dtype=torch.bool)
     region[1, 0, 2, 3] = False
-    expected, wanted = with_gradients(lambda *t: adaptive_conv2d(*t, padding=1, region=region), tensors)
+    expected, wanted = with_gradients(
+        lambda *t: adaptive_conv2d(*t, padding=1, region=region, backend=backend), tensors
+    )
     tensors[2][1, :, 2, 3] = float("nan")
-    value, gradients = with_gradients(lambda *t: adaptive_conv2d(*t, padding=1, region=region), tensors)
+    value, gradients = with_gradients(
+        lambda *t: adaptive_conv2d(*t, padding=1, region=region, backend=backend), tensors
+    )
     assert_equal(value, expected)
     assert_equal(gradients, wanted)
 
@@ -340,22 +310,44 @@ def test_region_compiles_whole_with_any_size(dynamic):
         assert not value[(~where).expand_as(value)].any()
 
 
-def test_work_is_proportional_to_the_region(monkeypatch):
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_work_is_proportional_to_the_region(backend, monkeypatch):
     tensors, _ = small()
     region = torch.zeros(2, 1, 4, 5)
-    tabled, gathered = count_samples(monkeypatch)
+    located, gathered = count_samples(monkeypatch)
     for cells in (0, 10, 20, 40):
         region.view(-1)[:cells] = 1
-        tabled.clear(), gathered.clear()
-        with_gradients(lambda *t: adaptive_conv2d(*t, padding=1, region=region), tensors)
-        assert sum(tabled) == sum(gathered) == 2 * 9 * cells  # forward and backward
+        located.clear(), gathered.clear()
+        with_gradients(lambda *t: adaptive_conv2d(*t, padding=1, region=region, backend=backend), tensors)
+        assert sum(located) == sum(gathered) == 2 * 9 * cells  # forward and backward
 
 
-def test_no_sample_is_computed_twice(monkeypatch):
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_no_sample_is_computed_twice(backend, monkeypatch):
     tensors, _ = small()
-    tabled, gathered = count_samples(monkeypatch)
-    adaptive_conv2d(*tensors, padding=1)
-    assert sum(tabled) == sum(gathered) == 2 * 9 * 20
+    located, gathered = count_samples(monkeypatch)
+    adaptive_conv2d(*tensors, padding=1, backend=backend)
+    assert sum(located) == sum(gathered) == 2 * 9 * 20
+
+
+@needs_compiler
+@pytest.mark.parametrize("threads", [2, 3, 5])
+@pytest.mark.parametrize("part", [False, True], ids=["dense", "region"])
+def test_any_number_of_threads_gives_the_same_bits(threads, part):
+    tensors, _ = problem(2, 17, 3, (3, 3), (9, 7), (1, 1), (1, 1), (1, 1), reach=3.0)
+    region = random_mask(2, 9, 7) if part else None
+
+    def run():
+        return with_gradients(lambda *t: adaptive_conv2d(*t, padding=1, region=region, backend="cpp"), tensors)
+
+    expected = run()
+    torch.set_num_threads(threads)
+    try:
+        found = run()
+    finally:
+        torch.set_num_threads(1)
+    # Offset, kernel and input depend on the loops alone; the matrix library may split its products differently.
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_more_images_than_torchvision_takes_at_once_and_single_pixels():

@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import torch
+from cpu_backends import FORMS
 from harness import random_mask, seeded
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.func import functional_call, vmap
@@ -11,7 +12,8 @@ from torch.profiler import profile
 
 from kdinpaint import AdaptiveConv2d, adaptive_conv2d
 from kdinpaint._core.errors import ConfigError
-from kdinpaint.ops import adaptive_conv2d_backend, tiled
+from kdinpaint.ops import adaptive_conv2d_backend, cpp, pieces, products
+from kdinpaint.ops.cpp import build
 from kdinpaint.ops.geometry import Geometry
 
 GEOMETRY = Geometry.make(3, 1, 1)
@@ -55,16 +57,17 @@ def test_registration(part, layout):
     )
 
 
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("wanted", range(5), ids=NAMES)
-def test_only_wanted_gradients_are_computed(wanted, monkeypatch):
-    asked = []
-    original = tiled.backward
-    monkeypatch.setattr(tiled, "backward", lambda *a: asked.append(a[-1]) or original(*a))
+def test_only_wanted_gradients_are_computed(wanted, form, monkeypatch):
+    asked, backend = [], "cpp" if form is cpp else "torch"
+    original = form.backward
+    monkeypatch.setattr(form, "backward", lambda *a: asked.append(a[-1]) or original(*a))
     tensors = (*arguments(), torch.ones(4, dtype=torch.float64))
     whole = [t.clone().requires_grad_() for t in tensors]
-    torch.autograd.backward(adaptive_conv2d(*whole, padding=1).sum())
+    torch.autograd.backward(adaptive_conv2d(*whole, padding=1, backend=backend).sum())
     one = [t.clone().requires_grad_(i == wanted) for i, t in enumerate(tensors)]
-    torch.autograd.backward(adaptive_conv2d(*one, padding=1).sum())
+    torch.autograd.backward(adaptive_conv2d(*one, padding=1, backend=backend).sum())
     assert asked == [(True,) * 5, tuple(i == wanted for i in range(5))]
     torch.testing.assert_close(one[wanted].grad, whole[wanted].grad)
     assert all(t.grad is None for i, t in enumerate(one) if i != wanted)
@@ -91,36 +94,38 @@ def test_second_derivative_reaches_what_the_first_came_through():
     assert torch.autograd.gradgradcheck(conv, (x,), atol=1e-4)
 
 
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("part", [False, True], ids=["dense", "region"])
 @pytest.mark.parametrize(("block", "tile"), [(1, 1), (60, 100), (10**6, 200), (130, 10**6)])
-def test_pieces_of_any_size_give_the_same(block, tile, part, monkeypatch):
+def test_pieces_of_any_size_give_the_same(block, tile, part, form, monkeypatch):
     tensors = arguments(batch=3)
     region = random_mask(3, 5, 6) if part else None
     slope = torch.randn(3, 4, 5, 6, generator=seeded(2), dtype=torch.float64)
 
     def run():
-        value = tiled.forward(*tensors, torch.ones(4, dtype=torch.float64), region, GEOMETRY)
-        return value, tiled.backward(slope, *tensors, region, GEOMETRY, (True,) * 5)
+        value = form.forward(*tensors, torch.ones(4, dtype=torch.float64), region, GEOMETRY)
+        return value, form.backward(slope, *tensors, region, GEOMETRY, (True,) * 5)
 
     expected = run()
-    monkeypatch.setattr(tiled, "BLOCK", block)
-    monkeypatch.setattr(tiled, "TILE", tile)
+    monkeypatch.setattr(pieces, "BLOCK", block)
+    monkeypatch.setattr(pieces, "TILE", tile)
     torch.testing.assert_close(run(), expected)
 
 
-def test_nothing_is_read_that_was_not_written(monkeypatch):
+@pytest.mark.parametrize("form", FORMS)
+def test_nothing_is_read_that_was_not_written(form, monkeypatch):
     tensors = arguments(dtype=torch.float32)
     region = random_mask(2, 5, 6)
     slope = torch.randn(2, 4, 5, 6, generator=seeded(2))
-    expected = [tiled.backward(slope, *tensors, r, GEOMETRY, (True,) * 5) for r in (None, region)]
-    values = [tiled.forward(*tensors, None, r, GEOMETRY) for r in (None, region)]
+    expected = [form.backward(slope, *tensors, r, GEOMETRY, (True,) * 5) for r in (None, region)]
+    values = [form.forward(*tensors, None, r, GEOMETRY) for r in (None, region)]
     empty, empty_like, new_empty = torch.empty, torch.empty_like, torch.Tensor.new_empty
     monkeypatch.setattr(torch, "empty", lambda *a, **k: poisoned(empty(*a, **k)))
     monkeypatch.setattr(torch, "empty_like", lambda *a, **k: poisoned(empty_like(*a, **k)))
     monkeypatch.setattr(torch.Tensor, "new_empty", lambda *a, **k: poisoned(new_empty(*a, **k)))
-    torch.testing.assert_close([tiled.forward(*tensors, None, r, GEOMETRY) for r in (None, region)], values)
+    torch.testing.assert_close([form.forward(*tensors, None, r, GEOMETRY) for r in (None, region)], values)
     torch.testing.assert_close(
-        [tiled.backward(slope, *tensors, r, GEOMETRY, (True,) * 5) for r in (None, region)], expected
+        [form.backward(slope, *tensors, r, GEOMETRY, (True,) * 5) for r in (None, region)], expected
     )
 
 
@@ -128,28 +133,32 @@ def poisoned(tensor):
     return tensor.fill_(float("nan")) if tensor.is_floating_point() else tensor
 
 
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_sums_over_many_positions_keep_their_precision(dtype):
+def test_sums_over_many_positions_keep_their_precision(dtype, form, monkeypatch):
+    if form is cpp:
+        monkeypatch.setattr(products, "_has_products", lambda dtype: False)
     # 4096 terms: summed in low precision they would stall far below the true value.
     x, weight = torch.ones(1, 1, 64, 64, dtype=dtype), torch.ones(1, 1, 1, 1, dtype=dtype)
     offset, kernel = torch.zeros(1, 2, 64, 64), torch.ones(1, 1, 64, 64)
     slope = torch.ones(1, 1, 64, 64, dtype=dtype)
     wanted = (False, True, False, False, True)
-    found = tiled.backward(slope, x, weight, offset, kernel, None, Geometry.make(1), wanted)
+    found = form.backward(slope, x, weight, offset, kernel, None, Geometry.make(1), wanted)
     for grad in (found[1], found[4]):
         assert grad.dtype == dtype
         assert abs(grad.item() / 4096 - 1) < 0.01
 
 
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_processors_without_16_bit_products_compute_in_float32(dtype, monkeypatch):
-    monkeypatch.setattr(tiled, "_has_products", lambda dtype: False)
+def test_processors_without_16_bit_products_compute_in_float32(dtype, form, monkeypatch):
+    monkeypatch.setattr(products, "_has_products", lambda dtype: False)
     x, weight, offset, kernel = arguments(batch=1, channels=64, outputs=8, size=(9, 9), dtype=torch.float32)
     x, weight, slope = x.to(dtype), weight.to(dtype), torch.randn(1, 8, 9, 9, generator=seeded(5)).to(dtype)
 
     def run(x, weight, slope):
-        value = tiled.forward(x, weight, offset, kernel, weight[:, 0, 0, 0], None, GEOMETRY)
-        return value, *tiled.backward(slope, x, weight, offset, kernel, None, GEOMETRY, (True,) * 5)
+        value = form.forward(x, weight, offset, kernel, weight[:, 0, 0, 0], None, GEOMETRY)
+        return value, *form.backward(slope, x, weight, offset, kernel, None, GEOMETRY, (True,) * 5)
 
     found, exact = run(x, weight, slope), run(x.float(), weight.float(), slope.float())
     assert [t.dtype for t in found] == [dtype] * 3 + [torch.float32] * 2 + [dtype]
@@ -157,19 +166,20 @@ def test_processors_without_16_bit_products_compute_in_float32(dtype, monkeypatc
         torch.testing.assert_close(value, expected.to(value.dtype), rtol=torch.finfo(dtype).eps, atol=1e-5)
 
 
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("capability", ["AVX512", "AVX2", "DEFAULT"])
-def test_either_matrix_product(capability, monkeypatch):
+def test_either_matrix_product(capability, form, monkeypatch):
     tensors, slope = arguments(dtype=torch.float32), torch.randn(2, 4, 5, 6, generator=seeded(5))
 
     def run():
-        value = tiled.forward(*tensors, None, None, GEOMETRY)
-        return value, tiled.backward(slope, *tensors, None, GEOMETRY, (True,) * 5)
+        value = form.forward(*tensors, None, None, GEOMETRY)
+        return value, form.backward(slope, *tensors, None, GEOMETRY, (True,) * 5)
 
     expected = run()
-    tiled._has_fast_onednn.cache_clear()
+    products._has_fast_onednn.cache_clear()
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     found = run()
-    tiled._has_fast_onednn.cache_clear()
+    products._has_fast_onednn.cache_clear()
     torch.testing.assert_close(found, expected)
 
 
@@ -182,12 +192,14 @@ def test_columns_are_never_whole():
     assert largest < columns / 4
 
 
-def test_says_which_backend_runs():
+def test_says_which_backend_runs(monkeypatch):
     choice = adaptive_conv2d_backend(*arguments(dtype=torch.float32))
-    assert choice.name == "torch"
-    assert choice.reason
-    with pytest.raises(ConfigError, match=r"backend=.triton. cannot run here: .*Use backend=.auto."):
-        adaptive_conv2d(*arguments(), padding=1, backend="triton")
+    assert choice == (("cpp", None) if build.missing() is None else ("torch", build.missing()))
+    monkeypatch.setattr(build, "missing", lambda: "there is no compiler g++")
+    assert adaptive_conv2d_backend(*arguments(dtype=torch.float32)) == ("torch", "there is no compiler g++")
+    for backend in ("triton", "cpp"):
+        with pytest.raises(ConfigError, match=rf"backend='{backend}' cannot run here: .*Use backend='auto'."):
+            adaptive_conv2d(*arguments(), padding=1, backend=backend)
 
 
 @pytest.mark.slow

@@ -1,0 +1,5 @@
+"""Adaptive convolution on CPUs with its loops in C++, compiled on first use. Importing this compiles nothing."""
+
+from kdinpaint.ops.cpp.launch import backward, forward, unsupported
+
+__all__ = ["backward", "forward", "unsupported"]
