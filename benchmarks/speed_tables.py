@@ -123,6 +123,7 @@ def training_step(content: dict[str, Any]) -> str:
             f"{row['hole_ratio']:.0%}",
             f"{row['with']['median']:.0f}",
             f"{row['without']['median']:.0f}",
+            f"{row['blocks']['median']:.0f}",
             "{:.0%} ({:.0%} to {:.0%})".format(*row["filler_share"]),
             ", ".join(f"{ratio:.0%}" for ratio in row["level_ratios"]),
         ]
@@ -141,8 +142,9 @@ def training_step(content: dict[str, Any]) -> str:
     amortised = "{:.2f} ({:.2f} to {:.2f})".format(*result["cost"])
     steps.append([f"**a meta step every {result['meta_every']}**", f"{result['amortised']['median']:.0f}", amortised])
     options = content["options"]
+    header = ["hole", "ms a step", "without fillers", "fillers alone", "their share", "hole cells, by level"]
     return (
-        markdown_table(["hole", "ms a step", "without fillers", "fillers' share", "hole cells, by level"], shares)
+        markdown_table(header, shares)
         + "\n\n"
         + markdown_table([f"step at {result['hole_ratio']:.0%} hole", "ms", "of the plain step"], steps)
         + "\n\n"

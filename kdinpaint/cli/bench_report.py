@@ -57,11 +57,12 @@ def share_table(rows: Sequence[dict[str, Any]]) -> str:
             " ".join(f"{ratio:.0%}" for ratio in row["level_ratios"]),
             f"{row['with']['median']:.1f}",
             f"{row['without']['median']:.1f}",
+            f"{row['blocks']['median']:.1f}",
             "{:.0%} ({:.0%}-{:.0%})".format(*row["filler_share"]),
         ]
         for row in rows
     ]
-    header = ["hole", "of the levels' cells", "ms a step", "without fillers", "fillers' share"]
+    header = ["hole", "of the levels' cells", "ms a step", "without fillers", "fillers alone", "their share"]
     return "\n" + _aligned(header, table)
 
 

@@ -67,22 +67,28 @@ class TrainingStep:
         self.device = self._accelerator.device
 
     def filler_share(self, ratios: Sequence[float], *, rounds: int, progress: Progress) -> list[dict[str, Any]]:
-        """A plain step with filler blocks and without them, by hole ratio; JSON-ready."""
+        """The filler blocks alone beside a plain step with them and one without them, by hole ratio; JSON-ready.
+
+        All ratios take turns, so that what is read along them is the holes and not the hour.
+        """
         stages = {"with": self._stage(distilled=False), "without": self._stage(distilled=False, filler="none")}
-        rows = []
-        for ratio in ratios:
-            batch = self._batch(ratio)
+        net = cast(InpaintingNet, stages["with"].objective.net)
+        batches = {f"{ratio:.0%}": self._batch(ratio) for ratio in ratios}
+        calls: dict[str, Callable[[], Any]] = {}
+        for hole, batch in batches.items():
             self._warm(stages.values(), batch)
-            calls = {name: _step(stage, batch) for name, stage in stages.items()}
-            say = partial(_say, progress, f"hole {ratio:.0%}")
-            timings = interleave(calls, rounds=rounds, device=self.device, progress=say)
-            faster = speedup(timings["without"], timings["with"])
+            calls |= {f"{name}, hole {hole}": _step(stage, batch) for name, stage in stages.items()}
+            calls[f"blocks, hole {hole}"] = _fillers(net, batch)
+        timings = interleave(calls, rounds=rounds, device=self.device, progress=progress)
+        rows = []
+        for hole, batch in batches.items():
+            found = {name: timings[f"{name}, hole {hole}"] for name in (*stages, "blocks")}
             rows.append(
                 {
                     "hole_ratio": float(batch["mask"].mean()),
                     "level_ratios": _level_ratios(stages["with"], batch),
-                    **{name: timing.summary() for name, timing in timings.items()},
-                    "filler_share": [1 - 1 / value for value in faster],
+                    **{name: timing.summary() for name, timing in found.items()},
+                    "filler_share": list(speedup(found["with"], found["blocks"])),
                 }
             )
         return rows
@@ -164,10 +170,6 @@ class TrainingStep:
     def _warm(self, stages: Iterable[Stage], batch: dict[str, Tensor]) -> None:
         for stage in stages:
             _step(stage, batch)()
-
-
-def _say(progress: Progress, what: str, text: str) -> None:
-    progress(f"{what}: {text}")
 
 
 def _level_ratios(stage: Stage, batch: dict[str, Tensor]) -> list[float]:

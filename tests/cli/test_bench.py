@@ -12,6 +12,7 @@ import torch
 
 from kdinpaint.cli import bench
 from kdinpaint.cli.main import main
+from kdinpaint.ops.cpp import build
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SMALL = ["bench", "adaptive-conv", "--shapes", "1,4,8,8", "--rounds=2", "--device=cpu"]
@@ -41,7 +42,7 @@ def test_adaptive_conv_file(results: Path) -> None:
     assert (case["device"], case["dtype"], case["shape"], case["spread"]) == ("cpu", "float32", [1, 4, 8, 8], 2.0)
     ours = case["contenders"][0]
     assert ours["name"] == "kdinpaint"
-    assert ours["runs"] == "torch"
+    assert ours["runs"] == ("cpp" if build.missing() is None else "torch")
     assert len(ours["speedup"]["training"]["torchvision"]) == 3
 
 
