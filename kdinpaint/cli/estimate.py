@@ -118,10 +118,9 @@ def _memory(stage: Stage, sample: dict[str, Tensor], factor: float) -> int:
     peak = _peak(stage, sample)
     if factor == 1:
         return held + peak
-    half = sample["image"].shape[-1] // 2
-    quarter = _peak(stage, {name: value[..., :half, :half].contiguous() for name, value in sample.items()})
-    growing = max(peak - quarter, 0) * 4 / 3
-    return round(held + peak + (factor - 1) * growing)
+    # Another of the same, not less of it: in a small step other phases are the ones that need most.
+    twice = _peak(stage, {name: torch.cat([value, value]) for name, value in sample.items()})
+    return round(held + peak + (factor - 1) * max(twice - peak, 0))
 
 
 def _peak(stage: Stage, sample: dict[str, Tensor]) -> int:

@@ -138,6 +138,8 @@ def check_masks(
         findings.append(Finding("error", text + "Fetch or remove them: a run stops at the first it meets."))
     if ratios:
         findings.append(_ratios(np.array(ratios), part, bins_matter=not varied))
+        if archive == "test" and len(ratios) == IrregularMasks.COUNTS["test"]:
+            findings.append(_published_bins(np.array(ratios), part))
     return tuple(findings)
 
 
@@ -160,9 +162,28 @@ def _count(found: int, part: str, expected: int | None, what: str = "photos") ->
     return Finding("warning", f"{part}: {found:,} {what}, {expected:,} published. {advice}")
 
 
+def _counts(ratios: NDArray[np.float64], edges: Sequence[float]) -> list[int]:
+    """How many ratios lie in every bin: above its lower edge, up to its upper one."""
+    return [int(((ratios > low) & (ratios <= high)).sum()) for low, high in pairwise(edges)]
+
+
+def _published_bins(ratios: NDArray[np.float64], part: str) -> Finding:
+    """The test masks have as many of every bin, measured at their own size (Liu et al., ECCV 2018)."""
+    found = _counts(ratios, RATIO_BINS)
+    expected = len(ratios) // len(found)
+    if set(found) == {expected}:
+        return Finding("ok", f"{part}: {expected:,} of each bin, as published")
+    bins = zip(pairwise(RATIO_BINS), found, strict=True)
+    odd = ", ".join(f"{count:,} of {100 * low:g}-{100 * high:g} %" for (low, high), count in bins if count != expected)
+    advice = (
+        "Are these files the archive's own? Resized ones change bins, and numbers cannot stand beside published ones."
+    )
+    return Finding("warning", f"{part}: {odd}, {expected:,} of each bin published. {advice}")
+
+
 def _ratios(ratios: NDArray[np.float64], part: str, *, bins_matter: bool) -> Finding:
     edges = (0.0, *RATIO_BINS, 1.0)
-    counts = [int(((ratios > low) & (ratios <= high)).sum()) for low, high in pairwise(edges)]
+    counts = _counts(ratios, edges)
     counts[0] += int((ratios == 0).sum())
     widest = max(counts)
     lines = [

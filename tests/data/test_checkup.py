@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import stand_ins
 from PIL import Image
@@ -102,7 +104,15 @@ def test_a_truncated_archive_is_noticed(tmp_path, monkeypatch):
     assert masks_of(tmp_path)[0].text == "masks: 12 files"
     assert IrregularMasks.COUNTS == {"test": 12_000, "train": 55_116}
     monkeypatch.setitem(IrregularMasks.COUNTS, "test", 12)
-    assert masks_of(tmp_path, archive="test")[0].text == "masks: 12 NVIDIA test masks, as published"
+    findings = masks_of(tmp_path, archive="test")
+    assert findings[0].text == "masks: 12 NVIDIA test masks, as published"
+    assert (findings[-1].level, findings[-1].text) == ("ok", "masks: 2 of each bin, as published")
+    folder = next(tmp_path.rglob("00000.png")).parent
+    (folder / "00002.png").write_bytes((folder / "00000.png").read_bytes())
+    last = masks_of(tmp_path, archive="test")[-1]
+    assert last.level == "warning"
+    assert re.search(r"masks: [13] of .* %, [13] of .* %, 2 of each bin published\. Fetch", last.text)
+    assert "published" not in masks_of(tmp_path, archive="test", look_at=6)[-1].text, "a sample tells nothing"
 
 
 def test_masks_of_the_wrong_polarity_everywhere(tmp_path):
