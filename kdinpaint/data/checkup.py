@@ -175,9 +175,7 @@ def _published_bins(ratios: NDArray[np.float64], part: str) -> Finding:
         return Finding("ok", f"{part}: {expected:,} of each bin, as published")
     bins = zip(pairwise(RATIO_BINS), found, strict=True)
     odd = ", ".join(f"{count:,} of {100 * low:g}-{100 * high:g} %" for (low, high), count in bins if count != expected)
-    advice = (
-        "Are these files the archive's own? Resized ones change bins, and numbers cannot stand beside published ones."
-    )
+    advice = "Fetch the archive's own files: scores by bin cannot stand beside published ones."
     return Finding("warning", f"{part}: {odd}, {expected:,} of each bin published. {advice}")
 
 
