@@ -211,6 +211,7 @@ GRIDS = (
     "importance_meta",
     "forms",
     "where",
+    "where_again",
     "where_1500",
     "aligner",
     "decoder",
