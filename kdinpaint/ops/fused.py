@@ -17,6 +17,7 @@ from kdinpaint._core.errors import ConfigError
 from kdinpaint.ops import cpp, tiled, triton
 from kdinpaint.ops.frame import Frame
 from kdinpaint.ops.geometry import Geometry
+from kdinpaint.ops.products import as_matrix
 from kdinpaint.ops.sampling import dot_rows, gather_rows, scatter_rows
 from kdinpaint.ops.table import Positions, sampling_table
 
@@ -166,7 +167,7 @@ def _differentiable(
     positions = Positions.all(kernel, region)
     table = sampling_table(offset, kernel, frame, geometry, positions)
     rows, corner_weight = frame.rows(input.permute(0, 2, 3, 1)), table.weight.to(input.dtype)
-    matrix = weight.permute(0, 2, 3, 1).reshape(out_channels, -1)
+    matrix = as_matrix(weight)
     slope = positions.take(grad).reshape(-1, out_channels)
 
     columns = gather_rows(table.first, corner_weight, rows, frame.step).reshape(-1, matrix.shape[1])

@@ -3,8 +3,7 @@
 Work is cut three times. Groups of images bound the memory of the framed input; blocks of output positions that of
 the sampling table; tiles that of the columns, the K^2 * C_in samples of every position, which so stay in the cache
 between the gather that writes them and the matrix product that reads them. Nothing is kept for the backward pass,
-which gathers again. Runs on every device; made for the CPU. What processor it is decides two things once, see
-`_working_dtype` and `_has_fast_onednn`: rules, not trials at run time, so that results repeat.
+which gathers again. Runs on every device; made for the CPU.
 """
 
 from collections.abc import Iterator

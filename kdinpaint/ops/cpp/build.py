@@ -48,9 +48,10 @@ def _load() -> tuple[ctypes.CDLL | None, str | None]:
         return None, f"{SWITCH}=0 is set"
     if sys.platform != "linux":
         return None, "compiled loops need Linux"
-    compiler = shutil.which(os.environ.get("CXX", "g++"))
+    name = os.environ.get("CXX", "g++")
+    compiler = shutil.which(name)
     if compiler is None:
-        return None, f"there is no compiler {os.environ.get('CXX', 'g++')}"
+        return None, f"there is no compiler {name}"
     errors = []
     for folder in (_cache(), None):
         try:

@@ -89,8 +89,8 @@ def backward(
     for images in groups(kernel, region):
         loops = _loops(input, offset, kernel, region, geometry, images, dtype)
         slopes_planes = grad[images].to(dtype)
-        grad_places = some(grad_offset, images), some(grad_kernel, images)
         grad_rows = None if grad_input is None else _zero_rows(grad_input[images])
+        loops.write_to(grad_rows, some(grad_offset, images), some(grad_kernel, images))
         for tile in loops.tiles():
             slopes = loops.take(slopes_planes, *tile)
             if grad_bias is not None:
@@ -101,9 +101,9 @@ def backward(
                 continue
             columns = matmul(slopes, matrix.t())
             if wanted[2] or wanted[3]:
-                loops.places(columns, *grad_places, tile)
+                loops.places(columns, *tile)
             if grad_rows is not None:
-                loops.scatter(columns, grad_rows, tile)
+                loops.scatter(columns, *tile)
             del columns  # leaves its memory, warm, to the next tile
         if grad_input is not None and grad_rows is not None:
             as_planes(grad_rows, grad_input[images])

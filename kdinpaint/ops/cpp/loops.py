@@ -145,18 +145,19 @@ class Loops:
         _call("take", planes.dtype, _layout(planes, rows, self.positions), first, count)
         return rows
 
-    def places(
-        self, columns: Tensor, grad_offset: Tensor | None, grad_kernel: Tensor | None, tile: tuple[int, int]
-    ) -> None:
-        """Write the gradients of offset and kernel, from those of the columns of a tile."""
+    def write_to(self, grad_rows: Tensor | None, grad_offset: Tensor | None, grad_kernel: Tensor | None) -> None:
+        """Where gradients go: of the input's pixels (B, H, W, C_in), of the offset and of the kernel."""
+        self.work.see("grad_rows", grad_rows)
         self.work.see_planes("grad_offset", grad_offset)
         self.work.see_planes("grad_scale", grad_kernel)
-        self._run("places", *tile, columns)
 
-    def scatter(self, columns: Tensor, grad_rows: Tensor, tile: tuple[int, int]) -> None:
-        """Add to the gradients of the input's pixels (B, H, W, C_in), from those of the columns of a tile."""
-        self.work.see("grad_rows", grad_rows)
-        self._run("scatter", *tile, columns)
+    def places(self, columns: Tensor, first: int, count: int) -> None:
+        """Write the gradients of offset and kernel, from those of the columns of a tile."""
+        self._run("places", first, count, columns)
+
+    def scatter(self, columns: Tensor, first: int, count: int) -> None:
+        """Add to the gradients of the input's pixels, from those of the columns of a tile."""
+        self._run("scatter", first, count, columns)
 
     def _run(self, name: str, first: int, count: int, columns: Tensor | None = None) -> None:
         if columns is not None:
