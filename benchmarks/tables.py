@@ -19,7 +19,7 @@ from speed_tables import adaptive_conv, call_overhead, training_step
 from table_parts import machine, spread
 
 from kdinpaint._core.markdown import markdown_table
-from kdinpaint.ablation import interval, paired_difference, report
+from kdinpaint.ablation import interval, paired_difference, report_sections
 
 ROOT = Path(__file__).parent.parent
 RESULTS, METHOD = ROOT / "benchmarks" / "results", ROOT / "docs" / "method"
@@ -138,16 +138,31 @@ def protocols(content: dict[str, Any]) -> str:
 
 
 def ablation(content: dict[str, Any], name: str) -> str:
-    pictures = [
-        f"![{what}](../images/{name}_{kind}.png)\n"
+    """Scores and differences to see at once, the rest to unfold."""
+    parts = report_sections(content)
+    pictures = {
+        kind: f"![{what}](../images/{name}_{kind}.png)"
         for kind, what in (
             ("forest", "Paired differences with their intervals"),
             ("steps", "Paired differences over training steps"),
             ("holes", "Paired differences by hole ratio"),
         )
         if (ROOT / "docs" / "images" / f"{name}_{kind}.png").exists()
+    }
+    shown = [parts[key] for key in ("scores", "differences", "effects") if key in parts]
+    holes = [part for part in (parts.get("holes"), pictures.get("holes")) if part]
+    folded = [
+        fold(title, texts)
+        for title, texts in (("By hole ratio", holes), ("What the features know", [parts.get("features")]))
+        if texts and all(texts)
     ]
-    return "\n".join([report(content), *pictures])
+    curves = [pictures[kind] for kind in ("forest", "steps") if kind in pictures]
+    return "\n\n".join([*shown, *curves, *folded, parts["source"]]) + "\n"
+
+
+def fold(title: str, texts: Sequence[str]) -> str:
+    """A block of Markdown to unfold, on the site as well as where Markdown is only rendered."""
+    return "\n\n".join([f'<details markdown="1"><summary>{title}</summary>', *texts, "</details>"])
 
 
 def ablation_brief(content: dict[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 from kdinpaint.ablation.grids import GRIDS, Cell, Grid, load_grid
 from kdinpaint.ablation.oracle import OracleNet
-from kdinpaint.ablation.report import report
+from kdinpaint.ablation.report import report, report_sections
 from kdinpaint.ablation.run import AblationPlan, run_ablation
 from kdinpaint.ablation.settings import CellSettings, TeacherSettings, change
 from kdinpaint.ablation.statistics import Difference, Interval, contrast, effects, interval, paired_difference
@@ -24,5 +24,6 @@ __all__ = [
     "load_grid",
     "paired_difference",
     "report",
+    "report_sections",
     "run_ablation",
 ]

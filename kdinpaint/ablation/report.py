@@ -12,16 +12,16 @@ from kdinpaint.ablation.statistics import Difference, contrast, effects, hole_bi
 from kdinpaint.ablation.values import near
 from kdinpaint.ablation.wording import judged, signed, span
 
-__all__ = ["report"]
+__all__ = ["report", "report_sections"]
 
 _METRICS = {"psnr": ("PSNR, dB", 2), "hole_psnr": ("hole PSNR, dB", 2), "ssim": ("SSIM", 4)}
 _MEANING = (
-    "Differences are paired: same teacher{exception}, crops, holes, order and, where two cells share a layer, same "
-    "first weights. **Seeds**: 95 % interval by Student's t over one mean difference a seed; it answers what another "
-    "training would give on these pairs. **Photos**: 95 % interval over the photographs measured on, differences "
-    "averaged over seeds; it answers what other photographs would give with these trained networks. A difference whose "
-    "interval over seeds holds 0 is marked *noise*. Known pixels are copied, so differences in hole PSNR are those in "
-    "PSNR."
+    "Differences are paired: same teacher unless said otherwise, same crops, holes, order and, where two cells share a "
+    "layer, first weights. **Seeds**: 95 % interval by Student's t over one mean difference a seed; it answers what "
+    "another training would give on these pairs. **Photos**: 95 % interval over the photographs measured on, "
+    "differences averaged over seeds; it answers what other photographs would give with these trained networks. A "
+    "difference whose interval over seeds holds 0 is marked *noise*. Known pixels are copied, so differences in hole "
+    "PSNR are those in PSNR."
 )
 
 
@@ -40,6 +40,25 @@ def report(content: Mapping[str, Any], *, reference: str | None = None, digits: 
         ConfigError: There is no such cell.
         DataError: Nothing has been measured.
     """
+    return "\n\n".join(report_sections(content, reference=reference, digits=digits).values()) + "\n"
+
+
+def report_sections(content: Mapping[str, Any], *, reference: str | None = None, digits: int = 2) -> dict[str, str]:
+    """The sections of `report`, for a page that wants some of them, or another order.
+
+    Args:
+        content: Of a result file.
+        reference: The cell that differences are taken from; the grid's own by default.
+        digits: Decimals of decibels; SSIM has two more.
+
+    Returns:
+        Markdown by name: scores, differences, holes, effects, features, meaning (of the intervals), source; without
+        those that this result has nothing for.
+
+    Raises:
+        ConfigError: There is no such cell.
+        DataError: Nothing has been measured.
+    """
     grid = content["grid"]
     names = [cell["name"] for cell in grid["cells"]]
     reference = reference or grid["reference"]
@@ -48,16 +67,17 @@ def report(content: Mapping[str, Any], *, reference: str | None = None, digits: 
     done = [name for name in names if content["results"].get(name)]
     if reference not in done:
         raise DataError(f"the reference cell {reference!r} has no results yet; run the same command again.")
-    parts = [
-        _scores(content, done, digits),
-        f"Difference from **{reference}**:\n\n" + _differences(content, done, reference, digits),
-        _by_hole(content, done, reference, digits),
-        _effects(content, digits),
-        mechanism_tables(content, done, reference),
-        _MEANING.format(exception=_exception(content, done, reference)),
-        _source(content),
-    ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    other = _exception(content, done, reference)
+    sections = {
+        "scores": _scores(content, done, digits),
+        "differences": f"Difference from **{reference}**{other}:\n\n" + _differences(content, done, reference, digits),
+        "holes": _by_hole(content, done, reference, digits),
+        "effects": _effects(content, digits),
+        "features": mechanism_tables(content, done, reference),
+        "meaning": _MEANING,
+        "source": _source(content),
+    }
+    return {name: text for name, text in sections.items() if text}
 
 
 def _scores(content: Mapping[str, Any], names: Sequence[str], digits: int) -> str:
@@ -149,7 +169,7 @@ def _effects(content: Mapping[str, Any], digits: int) -> str:
 def _exception(content: Mapping[str, Any], names: Sequence[str], reference: str) -> str:
     """Which cells had another teacher than the reference."""
     other = other_teachers(content, names, reference)
-    return f" (but for {', '.join(other)}, which had another than {reference})" if other else ""
+    return f" ({', '.join(other)} had another teacher)" if other else ""
 
 
 def _source(content: Mapping[str, Any]) -> str:

@@ -27,7 +27,8 @@ class TeacherSettings:
     """random keeps its fresh weights: a control. timm is an encoder of timm; it has other widths and no decoder, so the
     student starts from scratch, and cross distillation compares a linear readout of its features."""
     timm: str = "resnet18"
-    """Name of that encoder; it has features at the strides of the student's levels."""
+    """That encoder, as `kdinpaint.TimmTeacher` takes it by name; it has features at the strides of the student's
+    levels."""
     pretrained: bool = True
     """Give it the weights that timm has, downloaded on first use; without, a dry run."""
     code_channels: int | None = None

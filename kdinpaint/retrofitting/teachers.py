@@ -123,7 +123,8 @@ class TimmTeacher(FrozenTeacher):
     """An encoder of timm, frozen, as a teacher; takes images in [0, 1] and normalises them as its weights expect.
 
     Args:
-        name: Of the model in timm.
+        name: Of the model in timm; hf-hub:OWNER/NAME; or local-dir:FOLDER, with the config.json and weights that
+            `timm.models.save_for_hf` writes, for machines without a network.
         pretrained: Load its weights, from where timm has them.
         out_indices: Which feature levels, shallow to deep; all of them by default.
         in_channels: Channels of the image. For other numbers than 3, timm adapts the weights, and the mean and

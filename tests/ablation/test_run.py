@@ -217,7 +217,7 @@ def test_an_encoder_of_timm_teaches(photos: list[Path], tmp_path: Path) -> None:
     assert "hole_gap" not in taught["mechanism"]
     assert len(taught["mechanism"]["readout_gap"]) == len(taught["mechanism"]["importance"]["cross"]) == 2
     assert [level["channels"] for level in taught["mechanism"]["importance"]["cross"]] == [64, 64]
-    assert "(but for taught, which had another than off)" in report(content)
+    assert "(taught had another teacher)" in report(content)
     with pytest.raises(ConfigError, match="taught were taught by an encoder of timm"):
         draw_features(content, tmp_path, photos[4:], tmp_path / "x.png", cells=["taught"])
 

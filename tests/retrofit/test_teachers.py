@@ -4,9 +4,11 @@ import copy
 import pickle
 
 import pytest
+import timm
 import torch
 from harness import assert_equal, randomise
 from small_students import LEVELS, Student, batch
+from timm.models import save_for_hf
 from torch import nn
 from torch.nn import functional as F
 
@@ -42,6 +44,14 @@ def test_autoencoder_fits_levels(pairs, channels, taught):
     features = net.encode(torch.rand(1, 3, 32, 48))
     assert [tuple(f.shape) for f in features] == [(1, c, 32 // s, 48 // s) for c, s in pairs]
     assert net(torch.rand(1, 3, 30, 41)).shape == (1, 3, 30, 41)
+
+
+def test_weights_of_timm_from_a_folder(tmp_path):
+    net = timm.create_model("resnet10t", pretrained=False)
+    save_for_hf(net, tmp_path / "weights", safe_serialization=True)
+    teacher = TimmTeacher(f"local-dir:{tmp_path / 'weights'}", out_indices=(0,))
+    assert_equal(teacher.module.net.conv1[0].weight, net.conv1[0].weight)
+    assert teacher.strides == (2,)
 
 
 def test_taught_levels_do_not_change_the_reconstruction():
