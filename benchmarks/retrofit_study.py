@@ -11,7 +11,7 @@ benchmarks/results/retrofit_study_NAME.json.
 import copy
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any
 import timm
 import torch
 import tyro
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.segmentation import lraspp_mobilenet_v3_large
@@ -27,7 +28,7 @@ from tqdm import tqdm
 
 import kdinpaint
 from kdinpaint._core.command_line import command_line
-from kdinpaint._core.files import write_text
+from kdinpaint._core.files import atomic_path, write_text
 from kdinpaint.data import (
     MaskFolder,
     MaskGenerator,
@@ -38,6 +39,7 @@ from kdinpaint.data import (
     list_images,
 )
 from kdinpaint.metrics import RatioTable, measure
+from kdinpaint.retrofitting import Level
 from kdinpaint.training.environment import environment
 
 RESULTS = Path(__file__).parent / "results"
@@ -66,6 +68,9 @@ class Config:
     """Of every network and of the teachers."""
     cross: float = 0.01
     """Weight of cross distillation."""
+    arms: tuple[str, ...] = ("plain", "fillers", "fillers and distillation")
+    """Copies of each network; also "fillers and distillation, as they are", whose features are compared as they are and
+    not through a readout."""
     per_bin: int = 50
     work: Path = Path("runs/retrofit_study")
     """Where finished copies go."""
@@ -147,7 +152,13 @@ HOSTS: dict[str, Callable[[], tuple[nn.Module, list[str]]]] = {
     "smp": smp_unet,
     "torchvision": torchvision_segmenter,
 }
-ARMS = ("plain", "fillers", "fillers and distillation")
+ARMS: dict[str, bool | None] = {
+    "plain": None,
+    "fillers": None,
+    "fillers and distillation": True,
+    "fillers and distillation, as they are": False,
+}
+"""Copies of a network, and with guidance whether it goes through a readout."""
 
 
 def image_of(out: Tensor | dict[str, Tensor]) -> Tensor:
@@ -180,10 +191,17 @@ def optimise(parameters: list[nn.Parameter], config: Config, batches: list[Batch
         schedule.step()
 
 
-def train_teacher(teacher: kdinpaint.AutoEncoder, config: Config, batches: list[Batch]) -> None:
-    """Reconstruct intact images."""
+def trained_teacher(levels: Sequence[Level], config: Config, batches: list[Batch], path: Path) -> kdinpaint.AutoEncoder:
+    """An autoencoder for the levels that reconstructs intact images, trained once for all copies."""
+    teacher = kdinpaint.AutoEncoder.for_levels(levels)
+    if path.exists():
+        teacher.load_state_dict(load_file(path))
+        return teacher
     for batch in optimise(list(teacher.parameters()), config, batches, "teacher"):
         F.l1_loss(teacher(batch["image"]), batch["image"]).backward()
+    with atomic_path(path) as whole:
+        save_file(teacher.state_dict(), whole)
+    return teacher
 
 
 def train(net: nn.Module, config: Config, batches: list[Batch], label: str) -> None:
@@ -227,17 +245,20 @@ def one_host(
     example = given({key: value[:2] for key, value in batches[0].items()})
     report = kdinpaint.retrofit(filled, plan, example=(example,))
     found: dict[str, dict[str, Any]] = {}
-    for arm in ARMS:
+    for arm in config.arms:
         path = folder / f"{arm}.json"
         if not path.exists():
             net = copy.deepcopy(plain if arm == "plain" else filled)
             began = time.time()
             torch.manual_seed(seed)
-            if arm == ARMS[-1]:
-                teacher = kdinpaint.AutoEncoder.for_levels(report.levels)
-                train_teacher(teacher, config, batches)
+            readout = ARMS[arm]
+            if readout is not None:
+                teacher = trained_teacher(report.levels, config, batches, folder / "teacher.safetensors")
+                torch.manual_seed(seed)
                 began = time.time()
-                guide = kdinpaint.Distiller(net, teacher, plan, cross=config.cross, self_ramp=config.steps // 5)
+                guide = kdinpaint.Distiller(
+                    net, teacher, plan, cross=config.cross, self_ramp=config.steps // 5, readout=readout
+                )
                 train_guided(guide, net, config, batches, f"{name} {seed} {arm}")
             else:
                 train(net, config, batches, f"{name} {seed} {arm}")

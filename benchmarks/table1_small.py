@@ -20,6 +20,7 @@ from field_options import Options, comparator_shares
 from torch import nn
 
 from kdinpaint import create_model
+from kdinpaint.data import MaskGenerator, PairManifest, common_folder, demo_photos
 from kdinpaint.models import load_model
 from kdinpaint.training import RECIPES, DistillConfig, LossConfig, StudentObjective, train_comparator
 from kdinpaint.training.figures import write_contact_sheet
@@ -74,16 +75,26 @@ def method(name: str, config: Config) -> Method:
 
 
 def draw_samples(bench: Bench, methods: Sequence[Method]) -> None:
-    """Held-out photos as the rows of the first seed fill them, side by side, for every budget that is done."""
+    """Photos as the rows of the first seed fill them, side by side, for every budget that is done.
+
+    Those measured on, and, to show to others, those inside scikit-image.
+    """
+    shown = demo_photos().held_out
+    bundled = PairManifest.build(
+        shown, size=bench.options.size, masks=MaskGenerator(), per_bin=1, seed=0, windows_per_photo=3
+    )
+    pairs = {"held_out": bench.manifest.pairs(bench.root), "bundled": bundled.pairs(common_folder(shown))}
     for budget in bench.options.budget:
-        path = bench.folder / f"samples_{budget}_{bench.options.steps}.png"
-        if path.exists():
+        end = f"{budget}_{bench.options.steps}.png"
+        paths = {bench.folder / f"samples_{name}_{end}": one for name, one in pairs.items()}
+        if all(path.exists() for path in paths):
             continue
         nets = {}
         for one, steps in zip(methods, steps_of(bench, methods, budget).values(), strict=True):
             folder = row_folder(bench, one, bench.options.seeds[0], steps)
             nets[one.name] = load_model(folder / (one.name if one.name in RECIPES else "student"))
-        write_contact_sheet(path, nets, bench.manifest.pairs(bench.root))
+        for path, what in paths.items():
+            write_contact_sheet(path, nets, what, rows=6)
 
 
 def main(config: Config, clock: Callable[[], float] = time.monotonic) -> int:

@@ -93,6 +93,8 @@ def test_comparison_in_both_budgets(comparison, tmp_path, script, capsys):
             assert min(run[key] for key in ("train_seconds", "images_per_second", "parameters", "milliseconds")) > 0
             assert budget == "time" or run["steps"] == config.steps
     assert found["budgets"]["time"]["steps"][ours] == config.steps, "its time is the budget"
+    sheets = sorted(path.name for path in (tmp_path / "work" / script / "test").glob("samples_*.png"))
+    assert len(sheets) == (4 if script == "table1_small" else 0), "held-out and bundled photos, for both budgets"
     table = getattr(importlib.import_module("field_tables"), script)(found)
     assert table.count(" (noise)") == 0, "one seed says nothing about seeds"
     assert "**Equal wall time**" in table

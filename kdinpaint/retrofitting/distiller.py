@@ -17,7 +17,7 @@ from kdinpaint.distill.importance import ImportancePool
 from kdinpaint.distill.meta import MetaLearner
 from kdinpaint.distill.self_distill import SelfDistillLoss
 from kdinpaint.ops.masks import MaskResize
-from kdinpaint.retrofitting.alignment import channels_of, freeze, resize, step_between
+from kdinpaint.retrofitting.alignment import aligner, channels_of, freeze, resize, step_between
 from kdinpaint.retrofitting.inspecting import Inspection
 from kdinpaint.retrofitting.plan import RetrofitPlan
 from kdinpaint.retrofitting.probe import untouched
@@ -66,6 +66,9 @@ class Distiller(nn.Module):
         region: See `CrossDistillLoss`.
         rim: See `CrossDistillLoss`.
         low_pass: See `CrossDistillLoss`.
+        readout: Compare a 1x1 convolution of the student's features at every level, so that it may keep a code of its
+            own as long as the teacher's can be read from it; False adds one only where channels differ, for students
+            that start from the teacher's weights.
         teacher_channels: Channels of the teacher's features, for teachers without an attribute
             `feature_channels`; those of the student by default.
         select: Where the feature is in what a stage returns, see `Taps`; what the plan says by default.
@@ -113,6 +116,7 @@ class Distiller(nn.Module):
         region: Region = "hole",
         rim: float | None = None,
         low_pass: int = 1,
+        readout: bool = False,
         teacher_channels: Sequence[int] | None = None,
         select: Mapping[str, Select] | None = None,
         repeats: Repeats = "last",
@@ -154,11 +158,10 @@ class Distiller(nn.Module):
         self.cross: CrossDistillLoss | None = None
         if self.teacher is not None:
             theirs = channels_of(self.teacher, teacher_channels, channels)
-            for mine, their in zip(channels, theirs, strict=True):
-                same = mine == their
-                self.aligners.append(
-                    nn.Identity() if same else nn.Conv2d(mine, their, 1, device=where.device, dtype=where.dtype)
-                )
+            self.aligners.extend(
+                aligner(mine, their, readout, device=where.device, dtype=where.dtype)
+                for mine, their in zip(channels, theirs, strict=True)
+            )
             form: dict[str, Any] = {"distance": distance, "region": region, "rim": rim, "low_pass": low_pass}
             self.cross = CrossDistillLoss(theirs, **form, **options)
         self.self_distill: SelfDistillLoss | None = None
