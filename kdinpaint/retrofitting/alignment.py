@@ -41,12 +41,12 @@ def channels_of(teacher: FrozenTeacher, given: Sequence[int] | None, student: li
 
 
 def aligner(student: int, teacher: int, always: bool, *, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    """What the student's feature passes before it is compared: the identity, or a 1x1 convolution that is it when fresh.
+    """What the student's feature passes before it is compared: nothing, or a 1x1 convolution.
 
     Args:
         student: Channels.
         teacher: Channels; where they differ, there has to be a convolution, and it starts at random.
-        always: Have a convolution where they are the same, too.
+        always: Have a convolution where they are the same, too: the identity when fresh.
         device: Of its parameters.
         dtype: Of its parameters.
     """

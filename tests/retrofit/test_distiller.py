@@ -82,33 +82,6 @@ def test_fresh_importance_is_uniform():
     assert plain.predictors() == []
 
 
-def test_a_readout_starts_as_the_identity_and_lets_the_student_keep_its_code():
-    as_they_are = build(readout=False)
-    guide = build(as_they_are.student, as_they_are.teacher, readout=True)
-    assert [type(a) for a in guide.aligners] == [nn.Conv2d, nn.Conv2d]
-    assert_equal(call(guide)[1]["cross"], call(as_they_are)[1]["cross"])
-
-    mine, theirs = guide.aligners[1], torch.linalg.qr(torch.randn(8, 8))[0]
-    shallow = guide.student.level1(X)
-    deep = guide.student.level2(shallow)
-    targets = [shallow.detach(), torch.einsum("oc,bchw->bohw", theirs, deep.detach())]
-    before = guide(X, mask=MASK, teacher_features=targets)[1]["cross"]
-    with torch.no_grad():
-        mine.weight.copy_(theirs[:, :, None, None])
-    after = guide(X, mask=MASK, teacher_features=targets)[1]["cross"]
-    assert after < 1e-6 < before
-
-
-def test_without_a_readout_aligners_only_where_shapes_differ():
-    assert [type(a) for a in build(readout=False).aligners] == [nn.Identity, nn.Identity]
-    guide = build(teacher=teacher_net((6, 10)), readout=False)
-    assert [type(a) for a in guide.aligners] == [nn.Identity, nn.Conv2d]
-    assert guide.aligners[1].weight.shape == (10, 8, 1, 1)
-    assert any(p is guide.aligners[1].weight for p in guide.trainable())
-    call(guide)[1]["cross"].backward()
-    assert guide.aligners[1].weight.grad.any()
-
-
 @pytest.mark.parametrize("size", [33, 34, 35, 39])
 def test_sizes_that_do_not_divide(size):
     x, truth, mask = batch(size)

@@ -1,0 +1,48 @@
+"""What a student's features pass before a Distiller compares them."""
+
+import torch
+from harness import assert_equal, randomise
+from small_students import LEVELS, Student, batch
+from torch import nn
+
+from kdinpaint import AutoEncoder, Distiller
+
+X, TRUTH, MASK = batch()
+
+
+def guided(student, channels=(6, 8), **options):
+    teacher = randomise(AutoEncoder(3, channels, head_channels=4))
+    return Distiller(student, teacher, LEVELS, **options)
+
+
+def cross(guide):
+    return guide(X, image=TRUTH, mask=MASK)[1]["cross"]
+
+
+def test_a_readout_starts_as_the_identity():
+    as_they_are = guided(Student(), readout=False)
+    guide = Distiller(as_they_are.student, as_they_are.teacher, LEVELS, readout=True)
+    assert [type(a) for a in guide.aligners] == [nn.Conv2d, nn.Conv2d]
+    assert_equal(cross(guide), cross(as_they_are))
+
+
+def test_a_student_may_keep_its_code():
+    guide = guided(Student(), readout=True)
+    rotation = torch.linalg.qr(torch.randn(8, 8))[0]
+    shallow = guide.student.level1(X)
+    targets = [shallow.detach(), torch.einsum("oc,bchw->bohw", rotation, guide.student.level2(shallow).detach())]
+    before = guide(X, mask=MASK, teacher_features=targets)[1]["cross"]
+    with torch.no_grad():
+        guide.aligners[1].weight.copy_(rotation[:, :, None, None])
+    after = guide(X, mask=MASK, teacher_features=targets)[1]["cross"]
+    assert after < 1e-6 < before
+
+
+def test_without_a_readout_aligners_only_where_channels_differ():
+    assert [type(a) for a in guided(Student(), readout=False).aligners] == [nn.Identity, nn.Identity]
+    guide = guided(Student(), (6, 10), readout=False)
+    assert [type(a) for a in guide.aligners] == [nn.Identity, nn.Conv2d]
+    assert guide.aligners[1].weight.shape == (10, 8, 1, 1)
+    assert any(p is guide.aligners[1].weight for p in guide.trainable())
+    cross(guide).backward()
+    assert guide.aligners[1].weight.grad.any()
