@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -106,13 +107,12 @@ def plain_vs_distilled(content: dict[str, Any]) -> str:
 
 
 def retrofit_study(content: dict[str, Any]) -> str:
-    arms = ("plain", "fillers", "fillers and distillation")
-    seeds = [{f"{host}, {arm}": seed[host][arm] for host in seed for arm in arms} for seed in content["seeds"].values()]
-    hosts = content["config"]["hosts"]
+    hosts = list(content["seeds"].values())
+    seeds = [{f"{host}, {arm}": seed[host][arm] for host in seed for arm in seed[host]} for seed in hosts]
     pairs = [
-        (f"{host}, {one}", f"{host}, {other}")
-        for host in hosts
-        for one, other in ((arms[1], arms[0]), (arms[2], arms[0]), (arms[2], arms[1]))
+        (f"{host}, {later}", f"{host}, {earlier}")
+        for host, arms in hosts[0].items()
+        for earlier, later in combinations(arms, 2)
     ]
     config = content["config"]
     return (
@@ -238,6 +238,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "model_cost": ("cost.md", model_cost),
     "plain_vs_distilled_bundled": ("results.md", plain_vs_distilled),
     "retrofit_study_photos": ("results.md", retrofit_study),
+    "retrofit_study_readout": ("results.md", retrofit_study),
     "meta_cost": ("distillation.md", meta_cost),
     "throughput_gpu": ("paper_cost.md", paper_cost),
     "loading_cpu": ("paper_cost.md", loading),
