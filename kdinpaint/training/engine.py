@@ -4,8 +4,8 @@ import contextlib
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -78,6 +78,7 @@ class Stage:
         accelerator: See `make_accelerator`.
         on_step: Called with the stage after every step, before a checkpoint that may be due.
         quiet: No progress bar.
+        settings: Of the whole run, for logs that show them.
 
     In distributed training every process has its stage and calls the same methods; the main one alone writes.
 
@@ -93,6 +94,7 @@ class Stage:
     accelerator: Accelerator
     on_step: "Callable[[Stage], None] | None" = None
     quiet: bool = False
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.runtime.compile and not self.objective.calls_net:
@@ -171,7 +173,14 @@ class Stage:
             rank=accelerator.process_index,
             count=accelerator.num_processes,
         )
-        start_trackers(accelerator, self.runtime.trackers, stage=self.name, folder=self.folder, step=self.step)
+        start_trackers(
+            accelerator,
+            self.runtime.trackers,
+            stage=self.name,
+            folder=self.folder,
+            step=self.step,
+            settings=self.settings,
+        )
         self.model.train()
         began = time.monotonic() - self.seconds
         bar = tqdm(

@@ -79,6 +79,7 @@ class Run:
         masks: MaskSource | None = None,
     ) -> None:
         self.folder = folder
+        self.config = config
         self.data = data
         self.runtime = runtime
         self.seed = seed
@@ -147,7 +148,8 @@ class Run:
 
     def _train(self, name: str, objective: Objective, optim: OptimConfig, *, masks: bool) -> torch.nn.Module:
         watch = self.watch if masks else None
-        stage = Stage(name, objective, optim, self.runtime, self.folder / name, self.accelerator, on_step=watch)
+        folder, settings = self.folder / name, self.config
+        stage = Stage(name, objective, optim, self.runtime, folder, self.accelerator, on_step=watch, settings=settings)
         net = stage.run(self.samples(optim, masks=masks))
         self.seconds[name] = stage.seconds
         return net

@@ -2,8 +2,9 @@
 
 import contextlib
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator
 from accelerate.tracking import GeneralTracker, TensorBoardTracker, WandBTracker
@@ -42,7 +43,15 @@ def require_trackers(names: Sequence[str]) -> None:
         require("wandb", extra="wandb")
 
 
-def start_trackers(accelerator: Accelerator, names: Sequence[str], *, stage: str, folder: Path, step: int) -> None:
+def start_trackers(
+    accelerator: Accelerator,
+    names: Sequence[str],
+    *,
+    stage: str,
+    folder: Path,
+    step: int,
+    settings: Mapping[str, Any] | None = None,
+) -> None:
     """Open the logs of a stage, or go on with those of an interrupted one.
 
     Args:
@@ -51,16 +60,17 @@ def start_trackers(accelerator: Accelerator, names: Sequence[str], *, stage: str
         stage: Its name.
         folder: Of the stage.
         step: From which on points will come; later ones are from before an interruption and give way.
+        settings: What Weights & Biases shows as the configuration; TensorBoard has no place for it.
 
     Raises:
         OutputError: The log cannot be written.
     """
     with writing_logs(accelerator):
-        accelerator.trackers = _started(accelerator, names, stage, folder, step)
+        accelerator.trackers = _started(accelerator, names, stage, folder, step, dict(settings or {}))
 
 
 def _started(
-    accelerator: Accelerator, names: Sequence[str], stage: str, folder: Path, step: int
+    accelerator: Accelerator, names: Sequence[str], stage: str, folder: Path, step: int, settings: dict[str, Any]
 ) -> list[GeneralTracker]:
     trackers: list[GeneralTracker] = []
     for name in names:
@@ -70,7 +80,7 @@ def _started(
             # The same folder is the same run, however often it is interrupted.
             identity = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
             title = f"{folder.resolve().parent.name}/{stage}"
-            trackers.append(WandBTracker("kdinpaint", name=title, id=identity, resume="allow"))
+            trackers.append(WandBTracker("kdinpaint", name=title, id=identity, resume="allow", config=settings))
     for tracker in trackers:
         tracker.start()
     return trackers

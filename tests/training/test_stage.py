@@ -253,12 +253,14 @@ def test_weights_and_biases_go_on_with_the_same_run(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", fake)
     accelerator = make_accelerator(RUNTIME, "no", tmp_path)
     for step in (0, 7):
-        start_trackers(accelerator, ("wandb",), stage="student", folder=tmp_path / "mine" / "student", step=step)
+        folder = tmp_path / "mine" / "student"
+        start_trackers(accelerator, ("wandb",), stage="student", folder=folder, step=step, settings={"seed": 3})
         accelerator.log({"loss": 1.0}, step=step)
     assert begun[0] == begun[1]
     assert begun[0]["project"] == "kdinpaint"
     assert begun[0]["name"] == "mine/student"
     assert begun[0]["resume"] == "allow"
+    assert begun[0]["config"] == {"seed": 3}
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # TensorBoard's, which has died
