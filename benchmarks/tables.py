@@ -251,6 +251,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "protocols": ("../use/compare.md", protocols),
     "oracle_features_forms": ("what_helps.md", oracle_features),
     "table1_small_cpu": ("comparison.md", table1_small),
+    "table1_small_cpu_steps": ("comparison.md", table1_small),
     "table1_small_gpu": ("comparison.md", table1_small),
     "comparators_retrofitted_cpu": ("comparison.md", comparators_retrofitted),
     "comparators_retrofitted_gpu": ("comparison.md", comparators_retrofitted),
