@@ -69,8 +69,7 @@ class Config:
     cross: float = 0.01
     """Weight of cross distillation."""
     arms: tuple[str, ...] = ("plain", "fillers", "fillers and distillation")
-    """Copies of each network; also "fillers and distillation, as they are", whose features are compared as they are and
-    not through a readout."""
+    """Copies of each network; also "fillers and distillation through a readout"."""
     per_bin: int = 50
     work: Path = Path("runs/retrofit_study")
     """Where finished copies go."""
@@ -155,8 +154,8 @@ HOSTS: dict[str, Callable[[], tuple[nn.Module, list[str]]]] = {
 ARMS: dict[str, bool | None] = {
     "plain": None,
     "fillers": None,
-    "fillers and distillation": True,
-    "fillers and distillation, as they are": False,
+    "fillers and distillation": False,
+    "fillers and distillation through a readout": True,
 }
 """Copies of a network, and with guidance whether it goes through a readout."""
 

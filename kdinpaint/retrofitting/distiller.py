@@ -67,8 +67,7 @@ class Distiller(nn.Module):
         rim: See `CrossDistillLoss`.
         low_pass: See `CrossDistillLoss`.
         readout: Compare a 1x1 convolution of the student's features at every level, so that it may keep a code of its
-            own as long as the teacher's can be read from it; False adds one only where channels differ, for students
-            that start from the teacher's weights.
+            own as long as the teacher's can be read from it; False adds one only where channels differ.
         teacher_channels: Channels of the teacher's features, for teachers without an attribute
             `feature_channels`; those of the student by default.
         select: Where the feature is in what a stage returns, see `Taps`; what the plan says by default.
