@@ -233,6 +233,7 @@ GRIDS = (
     "init",
     "forcing",
     "teacher",
+    "pretrained",
 )
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "model_cost": ("cost.md", model_cost),
