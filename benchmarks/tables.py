@@ -140,24 +140,21 @@ def protocols(content: dict[str, Any]) -> str:
 def ablation(content: dict[str, Any], name: str) -> str:
     """Scores and differences to see at once, the rest to unfold."""
     parts = report_sections(content)
-    pictures = {
-        kind: f"![{what}](../images/{name}_{kind}.png)"
-        for kind, what in (
-            ("forest", "Paired differences with their intervals"),
-            ("steps", "Paired differences over training steps"),
-            ("holes", "Paired differences by hole ratio"),
-        )
-        if (ROOT / "docs" / "images" / f"{name}_{kind}.png").exists()
-    }
-    shown = [parts[key] for key in ("scores", "differences", "effects") if key in parts]
-    holes = [part for part in (parts.get("holes"), pictures.get("holes")) if part]
-    folded = [
-        fold(title, texts)
-        for title, texts in (("By hole ratio", holes), ("What the features know", [parts.get("features")]))
-        if texts and all(texts)
-    ]
-    curves = [pictures[kind] for kind in ("forest", "steps") if kind in pictures]
-    return "\n\n".join([*shown, *curves, *folded, parts["source"]]) + "\n"
+    for kind, what in (
+        ("forest", "Paired differences with their intervals"),
+        ("steps", "Paired differences over training steps"),
+        ("holes", "Paired differences by hole ratio"),
+    ):
+        if (ROOT / "docs" / "images" / f"{name}_{kind}.png").exists():
+            parts[f"picture of {kind}"] = f"![{what}](../images/{name}_{kind}.png)"
+
+    def some(*keys: str) -> list[str]:
+        return [parts[key] for key in keys if key in parts]
+
+    shown = some("scores", "differences", "effects", "picture of forest", "picture of steps")
+    folded = {"By hole ratio": some("holes", "picture of holes"), "What the features know": some("features")}
+    blocks = [fold(title, texts) for title, texts in folded.items() if texts]
+    return "\n\n".join([*shown, *blocks, parts["source"]]) + "\n"
 
 
 def fold(title: str, texts: Sequence[str]) -> str:

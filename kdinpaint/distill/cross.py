@@ -17,7 +17,7 @@ from kdinpaint.distill.channelwise import (
     LevelWeights,
 )
 from kdinpaint.distill.importance import ImportancePool
-from kdinpaint.layers.blocks import ResidualBlock
+from kdinpaint.layers.blocks import ResidualBlock, readout_conv
 from kdinpaint.ops.masks import MaskResize
 
 __all__ = ["Aligner", "CrossDistillLoss"]
@@ -128,12 +128,8 @@ class CrossDistillLoss(ChannelDistillLoss):
             nn.init.zeros_(block.conv2.weight)
             nn.init.zeros_(block.conv2.bias)  # type: ignore[arg-type]
         self.readouts = nn.ModuleList(
-            nn.Conv2d(c, c, 1, device=device, dtype=dtype) for c in (channels if aligner == "student" else ())
+            readout_conv(c, c, device=device, dtype=dtype) for c in (channels if aligner == "student" else ())
         )
-        for readout in self.readouts:
-            assert isinstance(readout, nn.Conv2d)
-            nn.init.dirac_(readout.weight)
-            nn.init.zeros_(readout.bias)  # type: ignore[arg-type]
 
     def aligner_parameters(self) -> list[nn.Parameter]:
         """Of the transform of the teacher's features, for `MetaLearner(aligners=...)`; none without one."""

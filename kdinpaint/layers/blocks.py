@@ -9,7 +9,29 @@ from torch import Tensor, nn
 
 from kdinpaint._core.errors import ConfigError
 
-__all__ = ["GatedConv2d", "ResidualBlock", "downsampling_conv"]
+__all__ = ["GatedConv2d", "ResidualBlock", "downsampling_conv", "readout_conv"]
+
+
+def readout_conv(
+    in_channels: int,
+    out_channels: int,
+    *,
+    device: torch.device | None = None,
+    dtype: torch.dtype | None = None,
+) -> nn.Conv2d:
+    """A 1x1 convolution that reads some features from others; where channels are as many, the identity when fresh.
+
+    Args:
+        in_channels: Of the features that are there.
+        out_channels: Of those that are read.
+        device: Of the parameters.
+        dtype: Of the parameters.
+    """
+    conv = nn.Conv2d(in_channels, out_channels, 1, device=device, dtype=dtype)
+    if in_channels == out_channels:
+        nn.init.dirac_(conv.weight)
+        nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+    return conv
 
 
 def downsampling_conv(

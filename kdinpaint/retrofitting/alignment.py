@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -11,7 +10,7 @@ from kdinpaint._core.errors import ConfigError
 from kdinpaint.distill.teacher import FrozenTeacher
 from kdinpaint.retrofitting.report import Level
 
-__all__ = ["aligner", "channels_of", "freeze", "resize", "step_between"]
+__all__ = ["channels_of", "freeze", "resize", "step_between"]
 
 
 def freeze(teacher: nn.Module) -> FrozenTeacher:
@@ -38,25 +37,6 @@ def channels_of(teacher: FrozenTeacher, given: Sequence[int] | None, student: li
             f"expected one of the teacher's for each of the student's."
         )
     return found
-
-
-def aligner(student: int, teacher: int, always: bool, *, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    """What the student's feature passes before it is compared: nothing, or a 1x1 convolution.
-
-    Args:
-        student: Channels.
-        teacher: Channels; where they differ, there has to be a convolution, and it starts at random.
-        always: Have a convolution where they are the same, too: the identity when fresh.
-        device: Of its parameters.
-        dtype: Of its parameters.
-    """
-    if student == teacher and not always:
-        return nn.Identity()
-    conv = nn.Conv2d(student, teacher, 1, device=device, dtype=dtype)
-    if student == teacher:
-        nn.init.dirac_(conv.weight)
-        nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
-    return conv
 
 
 def step_between(shallow: Level, deep: Level) -> int:

@@ -16,8 +16,9 @@ from kdinpaint.distill.cross import CrossDistillLoss
 from kdinpaint.distill.importance import ImportancePool
 from kdinpaint.distill.meta import MetaLearner
 from kdinpaint.distill.self_distill import SelfDistillLoss
+from kdinpaint.layers.blocks import readout_conv
 from kdinpaint.ops.masks import MaskResize
-from kdinpaint.retrofitting.alignment import aligner, channels_of, freeze, resize, step_between
+from kdinpaint.retrofitting.alignment import channels_of, freeze, resize, step_between
 from kdinpaint.retrofitting.inspecting import Inspection
 from kdinpaint.retrofitting.plan import RetrofitPlan
 from kdinpaint.retrofitting.probe import untouched
@@ -157,10 +158,11 @@ class Distiller(nn.Module):
         self.cross: CrossDistillLoss | None = None
         if self.teacher is not None:
             theirs = channels_of(self.teacher, teacher_channels, channels)
-            self.aligners.extend(
-                aligner(mine, their, readout, device=where.device, dtype=where.dtype)
-                for mine, their in zip(channels, theirs, strict=True)
-            )
+            for mine, their in zip(channels, theirs, strict=True):
+                needed = readout or mine != their
+                self.aligners.append(
+                    readout_conv(mine, their, device=where.device, dtype=where.dtype) if needed else nn.Identity()
+                )
             form: dict[str, Any] = {"distance": distance, "region": region, "rim": rim, "low_pass": low_pass}
             self.cross = CrossDistillLoss(theirs, **form, **options)
         self.self_distill: SelfDistillLoss | None = None

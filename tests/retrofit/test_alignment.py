@@ -20,7 +20,7 @@ def cross(guide):
 
 
 def test_a_readout_starts_as_the_identity():
-    as_they_are = guided(Student(), readout=False)
+    as_they_are = guided(Student())
     guide = Distiller(as_they_are.student, as_they_are.teacher, LEVELS, readout=True)
     assert [type(a) for a in guide.aligners] == [nn.Conv2d, nn.Conv2d]
     assert_equal(cross(guide), cross(as_they_are))
@@ -38,9 +38,9 @@ def test_a_student_may_keep_its_code():
     assert after < 1e-6 < before
 
 
-def test_without_a_readout_aligners_only_where_channels_differ():
-    assert [type(a) for a in guided(Student(), readout=False).aligners] == [nn.Identity, nn.Identity]
-    guide = guided(Student(), (6, 10), readout=False)
+def test_by_default_aligners_only_where_channels_differ():
+    assert [type(a) for a in guided(Student()).aligners] == [nn.Identity, nn.Identity]
+    guide = guided(Student(), (6, 10))
     assert [type(a) for a in guide.aligners] == [nn.Identity, nn.Conv2d]
     assert guide.aligners[1].weight.shape == (10, 8, 1, 1)
     assert any(p is guide.aligners[1].weight for p in guide.trainable())
