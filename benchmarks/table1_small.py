@@ -7,6 +7,7 @@ recipe, and a teacher. With --minutes it stops when the time is up, with exit st
 Writes benchmarks/results/table1_small_NAME.json, and pictures of the first seed's rows into the folder of the work.
 """
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ from field_options import Options, comparator_shares
 from torch import nn
 
 from kdinpaint import create_model
+from kdinpaint._core.errors import MissingDependencyError
 from kdinpaint.data import MaskGenerator, PairManifest, common_folder, demo_photos
 from kdinpaint.models import load_model
 from kdinpaint.training import RECIPES, DistillConfig, LossConfig, StudentObjective, train_comparator
@@ -77,13 +79,13 @@ def method(name: str, config: Config) -> Method:
 def draw_samples(bench: Bench, methods: Sequence[Method]) -> None:
     """Photos as the rows of the first seed fill them, side by side, for every budget that is done.
 
-    Those measured on, and, to show to others, those inside scikit-image.
+    Those measured on, and, to show to others, those inside scikit-image where it is installed.
     """
-    shown = demo_photos().held_out
-    bundled = PairManifest.build(
-        shown, size=bench.options.size, masks=MaskGenerator(), per_bin=1, seed=0, windows_per_photo=3
-    )
-    pairs = {"held_out": bench.manifest.pairs(bench.root), "bundled": bundled.pairs(common_folder(shown))}
+    pairs = {"held_out": bench.manifest.pairs(bench.root)}
+    with contextlib.suppress(MissingDependencyError):
+        shown, size = demo_photos().held_out, bench.options.size
+        bundled = PairManifest.build(shown, size=size, masks=MaskGenerator(), per_bin=1, seed=0, windows_per_photo=3)
+        pairs["bundled"] = bundled.pairs(common_folder(shown))
     for budget in bench.options.budget:
         end = f"{budget}_{bench.options.steps}.png"
         paths = {bench.folder / f"samples_{name}_{end}": one for name, one in pairs.items()}
