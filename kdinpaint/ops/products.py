@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["add_product", "as_matrix", "as_weight", "matmul", "working_dtype"]
+__all__ = ["as_matrix", "as_weight", "matmul", "working_dtype"]
 
 
 def as_matrix(weight: Tensor) -> Tensor:
@@ -30,14 +30,6 @@ def matmul(x: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
         product: Tensor = torch.ops.mkldnn._linear_pointwise(x, matrix, bias, "none", [], "")
         return product
     return F.linear(x, matrix, bias)
-
-
-def add_product(total: Tensor, x: Tensor, matrix: Tensor) -> None:
-    """Add the product of x (P, K) and matrix (N, K) transposed to total (P, N)."""
-    if total.is_cpu and _has_fast_onednn():
-        total += matmul(x, matrix)
-    else:
-        total.addmm_(x, matrix.t())
 
 
 def working_dtype(input: Tensor) -> torch.dtype:

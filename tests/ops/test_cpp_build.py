@@ -1,4 +1,4 @@
-"""Compiled loops: where they are kept, and what happens where they cannot be had."""
+"""The compiled form: where it is kept, and what happens where it cannot be had."""
 
 import stat
 
@@ -7,7 +7,7 @@ import torch
 from cpu_backends import needs_compiler
 
 from kdinpaint.ops import cpp
-from kdinpaint.ops.cpp import build, loops
+from kdinpaint.ops.cpp import build, work
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_a_compiler_that_fails_is_quoted(fresh, tmp_path, monkeypatch):
     compiler.write_text("#!/bin/sh\necho 'fatal error: no such header' >&2\nexit 1\n")
     compiler.chmod(compiler.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("CXX", str(compiler))
-    assert build.missing() == "loops.cpp could not be compiled: fatal error: no such header"
+    assert build.missing() == "adaptive_conv.cpp could not be compiled: fatal error: no such header"
     assert list(fresh.iterdir()) == []
 
 
@@ -102,7 +102,7 @@ def test_structures_have_the_sizes_of_the_source(tmp_path):
         f'#include <cstdio>\n#include "{build.SOURCE}"\nint main() {{ std::printf("%zu %zu %zu %zu", {sizes}); }}\n'
     )
     compiler, program = build.shutil.which("g++") or "c++", tmp_path / "sizes"
-    build.subprocess.run([compiler, str(source), "-o", str(program)], check=True)
+    build.subprocess.run([compiler, "-fopenmp", str(source), "-o", str(program)], check=True)
     found = build.subprocess.run([str(program)], check=True, capture_output=True, text=True).stdout.split()
-    structures = [build.ctypes.sizeof(loops._Work), build.ctypes.sizeof(loops._Layout)]
-    assert [int(size) for size in found] == [*structures, *loops._SAMPLE_BYTES.values()]
+    structures = [build.ctypes.sizeof(work.Work), build.ctypes.sizeof(work._Layout)]
+    assert [int(size) for size in found] == [*structures, *work._SAMPLE_BYTES.values()]

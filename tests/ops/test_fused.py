@@ -12,7 +12,7 @@ from torch.profiler import profile
 
 from kdinpaint import AdaptiveConv2d, adaptive_conv2d
 from kdinpaint._core.errors import ConfigError
-from kdinpaint.ops import adaptive_conv2d_backend, cpp, pieces, products
+from kdinpaint.ops import adaptive_conv2d_backend, cpp, pieces, products, tiled
 from kdinpaint.ops.cpp import build
 from kdinpaint.ops.geometry import Geometry
 
@@ -166,14 +166,13 @@ def test_processors_without_16_bit_products_compute_in_float32(dtype, form, monk
         torch.testing.assert_close(value, expected.to(value.dtype), rtol=torch.finfo(dtype).eps, atol=1e-5)
 
 
-@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("capability", ["AVX512", "AVX2", "DEFAULT"])
-def test_either_matrix_product(capability, form, monkeypatch):
+def test_either_matrix_product(capability, monkeypatch):
     tensors, slope = arguments(dtype=torch.float32), torch.randn(2, 4, 5, 6, generator=seeded(5))
 
     def run():
-        value = form.forward(*tensors, None, None, GEOMETRY)
-        return value, form.backward(slope, *tensors, None, GEOMETRY, (True,) * 5)
+        value = tiled.forward(*tensors, None, None, GEOMETRY)
+        return value, tiled.backward(slope, *tensors, None, GEOMETRY, (True,) * 5)
 
     expected = run()
     products._has_fast_onednn.cache_clear()

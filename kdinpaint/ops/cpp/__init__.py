@@ -1,4 +1,4 @@
-"""Adaptive convolution on CPUs with its loops in C++, compiled on first use. Importing this compiles nothing."""
+"""Adaptive convolution on CPUs in C++, compiled on first use. Importing this compiles nothing."""
 
 from kdinpaint.ops.cpp.launch import backward, forward, unsupported
 

@@ -1,4 +1,4 @@
-"""Compiles loops.cpp for this processor, once, into the user's cache."""
+"""Compiles adaptive_conv.cpp for this processor, once, into the user's cache."""
 
 import contextlib
 import ctypes
@@ -16,7 +16,8 @@ import torch
 
 __all__ = ["library", "missing"]
 
-SOURCE = Path(__file__).with_name("loops.cpp")
+SOURCE = Path(__file__).with_name("adaptive_conv.cpp")
+_HEADERS = sorted(SOURCE.parent.glob("*.h"))
 SWITCH = "KDINPAINT_COMPILE"
 # By what PyTorch finds the processor to be capable of: "native" would also do, but not for a cache that machines share.
 _PROCESSOR = {
@@ -26,7 +27,7 @@ _PROCESSOR = {
 
 
 def library() -> ctypes.CDLL:
-    """The compiled loops.
+    """The compiled functions.
 
     Raises:
         RuntimeError: They cannot be had here; `missing` tells why without an error.
@@ -38,7 +39,7 @@ def library() -> ctypes.CDLL:
 
 
 def missing() -> str | None:
-    """Why there are no compiled loops here, or None if there are; compiles them on the first call."""
+    """Why there are no compiled functions here, or None if there are; compiles them on the first call."""
     return _load()[1]
 
 
@@ -47,7 +48,7 @@ def _load() -> tuple[ctypes.CDLL | None, str | None]:
     if os.environ.get(SWITCH) == "0":
         return None, f"{SWITCH}=0 is set"
     if sys.platform != "linux":
-        return None, "compiled loops need Linux"
+        return None, "compiled adaptive convolution needs Linux"
     name = os.environ.get("CXX", "g++")
     compiler = shutil.which(name)
     if compiler is None:
@@ -58,7 +59,7 @@ def _load() -> tuple[ctypes.CDLL | None, str | None]:
             return _compiled(compiler, folder), None
         except (OSError, subprocess.SubprocessError) as error:
             errors.append(_words(error))
-    return None, f"loops.cpp could not be compiled: {errors[-1]}"
+    return None, f"{SOURCE.name} could not be compiled: {errors[-1]}"
 
 
 def _cache() -> Path:
@@ -71,7 +72,7 @@ def _compiled(compiler: str, folder: Path | None) -> ctypes.CDLL:
         with tempfile.TemporaryDirectory() as temporary:
             return _compiled(compiler, Path(temporary))  # once loaded, its file may go
     options = ["-O3", *_PROCESSOR.get(torch.backends.cpu.get_cpu_capability(), []), "-fopenmp", "-shared", "-fPIC"]
-    key = hashlib.sha256(SOURCE.read_bytes())
+    key = hashlib.sha256(b"".join(path.read_bytes() for path in (SOURCE, *_HEADERS)))
     key.update("\0".join([compiler, platform.machine(), *options]).encode())
     path = folder / f"adaptive_conv-{key.hexdigest()[:16]}.so"
     if path.is_file():

@@ -1,0 +1,222 @@
+"""The functions of adaptive_conv.cpp on tensors. All of a call are of one dtype, float32 or float64."""
+
+import ctypes
+
+import torch
+from torch import Tensor
+
+from kdinpaint.ops.cpp import build
+from kdinpaint.ops.geometry import Geometry, even
+
+__all__ = ["DTYPES", "Work", "are_rows", "as_rows", "to_planes"]
+
+DTYPES = (torch.float32, torch.float64)
+_SAMPLE_BYTES = {torch.float32: 28, torch.float64: 40}
+
+PANEL = 48
+"""Positions that a thread works on at a time."""
+SLICE = 384
+"""Elements of a column that are worked on at a time, in whole taps."""
+TILES, SMALLEST_TILE, LARGEST_TILE = 8, 384, 3072
+"""Pieces of the backward pass, and positions of one; set by the problem alone, so that threads change no result."""
+
+
+class _Strides(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_int64) for name in ("image", "plane", "line", "column")]
+
+
+class _Structure(ctypes.Structure):
+    """A structure of work.h, and the tensors that its pointers point to."""
+
+    dtype: torch.dtype
+
+    def see(self, **tensors: Tensor | None) -> None:
+        """Point to tensors, which live on until others take their place."""
+        for name, tensor in tensors.items():
+            setattr(self, f"_{name}", tensor)
+            setattr(self, name, None if tensor is None else tensor.data_ptr())
+
+    def see_planes(self, **tensors: Tensor | None) -> None:
+        """Point to planes (B, C, H, W) of any layout."""
+        self.see(**tensors)
+        for name, tensor in tensors.items():
+            if tensor is not None:
+                setattr(self, f"{name}_at", _Strides(*tensor.stride()))
+
+    def run(self, name: str) -> None:
+        """Call a function of adaptive_conv.cpp."""
+        getattr(build.library(), f"{name}_{_name(self.dtype)}")(ctypes.byref(self))
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _integers(*names: str) -> list[tuple[str, type]]:
+    return [(name, ctypes.c_int64) for name in names]
+
+
+def _pointers(*names: str) -> list[tuple[str, type]]:
+    return [(name, ctypes.c_void_p) for name in names]
+
+
+def _placed(*names: str) -> list[tuple[str, type]]:
+    return [(f"{name}_at", _Strides) for name in names]
+
+
+class _Layout(_Structure):
+    _fields_ = [
+        *_integers("height", "width", "channels", "threads", "count"),
+        *_pointers("rows", "planes"),
+        *_placed("planes"),
+    ]
+
+    def __init__(self, planes: Tensor, rows: Tensor) -> None:
+        height, width, channels = rows.shape[1:]
+        super().__init__(height, width, channels, torch.get_num_threads(), rows[..., 0].numel())
+        self.dtype = rows.dtype
+        self.see(rows=rows)
+        self.see_planes(planes=planes)
+
+
+def are_rows(planes: Tensor) -> bool:
+    """Whether the memory of planes (B, C, H, W) is that of rows (B, H, W, C)."""
+    return planes.permute(0, 2, 3, 1).is_contiguous()
+
+
+def to_planes(rows: Tensor, planes: Tensor) -> None:
+    """Copy contiguous (B, H, W, C) to (B, C, H, W)."""
+    _Layout(planes, rows).run("to_planes")
+
+
+def as_rows(planes: Tensor) -> Tensor:
+    """(B, C, H, W) as contiguous (B, H, W, C): a view where the layout allows it."""
+    pixels = planes.permute(0, 2, 3, 1)
+    if are_rows(planes):
+        return pixels
+    rows = pixels.new_empty(pixels.shape)
+    _Layout(planes, rows).run("to_rows")
+    return rows
+
+
+class Work(_Structure):
+    """Adaptive convolution of some images.
+
+    Args:
+        input: (B, C_in, H, W).
+        weight: (C_out, C_in, K, K).
+        offset: (B, 2*K*K, H_out, W_out).
+        kernel: (B, K*K, H_out, W_out).
+        region: (B, 1, H_out, W_out), or None for all positions.
+        geometry: Of the convolution.
+    """
+
+    _rows: Tensor
+    _fields_ = [
+        *_integers("height", "width", "channels", "out_height", "out_width", "out_channels"),
+        *((name, ctypes.c_int64 * 2) for name in ("kernel_size", "stride", "padding", "dilation")),
+        *_integers("threads", "panel", "tile", "slice", "count"),
+        *_pointers("list", "rows", "zeros", "offset", "scale"),
+        *_placed("offset", "scale"),
+        *_pointers("weight"),
+        *_placed("weight"),
+        *_pointers("packed", "bias", "output", "grad"),
+        *_placed("grad"),
+        *_pointers("grad_rows", "grad_packed", "grad_bias", "grad_offset", "grad_scale"),
+        *_placed("grad_offset", "grad_scale"),
+        *_pointers("samples", "columns", "sums"),
+    ]
+
+    def __init__(
+        self,
+        input: Tensor,
+        weight: Tensor,
+        offset: Tensor,
+        kernel: Tensor,
+        region: Tensor | None,
+        geometry: Geometry,
+    ) -> None:
+        positions = None if region is None else region.reshape(-1).nonzero()[:, 0]
+        count = kernel[:, 0].numel() if positions is None else len(positions)
+        channels, threads = input.shape[1], torch.get_num_threads()
+        taps = even(geometry.taps, max(1, SLICE // channels))
+        tile = max(1, min(count, max(SMALLEST_TILE, min(LARGEST_TILE, count // TILES))))
+        sizes = (*input.shape[2:], channels, *kernel.shape[2:], weight.shape[0])
+        super().__init__(*sizes, *geometry, threads, PANEL, tile, taps, count)
+        self.dtype, self.geometry = input.dtype, geometry
+        self.see(list=positions, rows=as_rows(input), zeros=input.new_zeros(channels))
+        self.see_planes(offset=offset, scale=kernel, weight=weight)
+
+    def forward(self, bias: Tensor | None, output: Tensor) -> None:
+        """Write the rows of the output (B, H_out, W_out, C_out), those of the region."""
+        depth = self.geometry.taps * self.channels
+        self.see(packed=self._new(_up(self.out_channels, self.block), depth), bias=bias, output=output)
+        self.run("pack_forward")
+        self._compute("forward", self.threads * PANEL)
+
+    def backward(
+        self,
+        grad: Tensor,
+        grad_rows: Tensor | None,
+        grad_packed: Tensor | None,
+        grad_offset: Tensor | None,
+        grad_kernel: Tensor | None,
+        grad_bias: Tensor | None,
+    ) -> None:
+        """Write the gradients of offset and kernel, those of the region, and add to the others; for None, none.
+
+        Args:
+            grad: Of the output, (B, C_out, H_out, W_out).
+            grad_rows: Of the input, (B, H, W, C_in).
+            grad_packed: Of the weight, from `zero_packed`.
+            grad_offset: As offset.
+            grad_kernel: As kernel.
+            grad_bias: (C_out,).
+        """
+        self.see_planes(grad=grad, grad_offset=grad_offset, grad_scale=grad_kernel)
+        self.see(
+            grad_rows=grad_rows, grad_packed=grad_packed, grad_bias=grad_bias, packed=self._new(*self._packed_shape)
+        )
+        self.run("pack_backward")
+        self._compute("backward", self.tile)
+
+    def zero_rows(self) -> Tensor:
+        """Zeros (B, H, W, C_in)."""
+        return torch.zeros_like(self._rows)
+
+    def zero_packed(self) -> Tensor:
+        """Zeros in the order in which the weight's gradient is summed."""
+        return self._new(*self._packed_shape).zero_()
+
+    def unpack(self, grad_packed: Tensor, grad_weight: Tensor) -> None:
+        """Write the weight's gradient (C_out, C_in, K, K)."""
+        self.see(grad_packed=grad_packed)
+        self.see_planes(weight=grad_weight)
+        self.run("unpack")
+
+    @property
+    def block(self) -> int:
+        """Columns that are multiplied together."""
+        return int(ctypes.c_int64.in_dll(build.library(), f"block_{_name(self.dtype)}").value)
+
+    @property
+    def _packed_shape(self) -> tuple[int, int, int]:
+        slices = -(-self.geometry.taps // self.slice)
+        return slices, self.out_channels, _up(self.slice * self.channels, self.block)
+
+    def _new(self, *shape: int) -> Tensor:
+        return torch.empty(shape, dtype=self.dtype)
+
+    def _compute(self, name: str, positions: int) -> None:
+        """Call a function with memory for some positions at a time; all that only it needs is let go of."""
+        samples = torch.empty(positions * self.geometry.taps * _SAMPLE_BYTES[self.dtype], dtype=torch.uint8)
+        widths = (_up(width, self.block) // self.block for width in (self.slice * self.channels, self.out_channels))
+        columns, sums = (self._new(positions, (width | 1) * self.block) for width in widths)  # row_size of product.h
+        self.see(samples=samples, columns=columns, sums=sums)
+        self.run(name)
+        self.see(samples=None, columns=None, sums=None, rows=None, packed=None)
+
+
+def _up(number: int, block: int) -> int:
+    """The next multiple of a block."""
+    return -(-number // block) * block
