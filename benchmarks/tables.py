@@ -229,6 +229,7 @@ GRIDS = (
     "decoder",
     "init",
     "forcing",
+    "forcing_1500",
     "teacher",
     "pretrained",
 )

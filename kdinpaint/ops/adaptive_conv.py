@@ -56,9 +56,9 @@ def adaptive_conv2d(
         dilation: As in `torch.nn.functional.conv2d`.
         region: (B, 1, H_out, W_out), float or bool. Where it is 0 the output is exactly 0 and no gradient
             flows; the work is proportional to the cells where it is not.
-        backend: "triton": one fused kernel, on CUDA devices. "cpp": loops in C++ around matrix products in tiles,
-            on Linux CPUs; the first call compiles them, a second or two, if there is a C++ compiler. "torch": the
-            same in plain PyTorch, on any device. "auto": the first of these three that can run, see
+        backend: "triton": one fused kernel, on CUDA devices. "cpp": one of C++, on Linux CPUs; the first call
+            compiles it, in some seconds, if there is a C++ compiler. "torch": plain PyTorch around matrix products
+            in tiles, on any device. "auto": the first of these three that can run, see
             `adaptive_conv2d_backend`. "torchvision": its operator, once differentiable. "reference": a readable
             loop over the taps.
 

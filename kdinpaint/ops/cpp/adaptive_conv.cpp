@@ -1,6 +1,6 @@
-// Adaptive convolution, forward and backward: samples are located, gathered into columns, and multiplied, some positions
-// and taps at a time, so that columns stay in the cache. Compiled by build.py, called by work.py. Nothing here allocates
-// or fails, and no result depends on the number of threads.
+// Adaptive convolution, forward and backward: samples are located, gathered into columns, and multiplied, some
+// positions and taps at a time, so that columns stay in the cache. Compiled by build.py, called by work.py. Nothing
+// here allocates or fails, and no result depends on the number of threads.
 #include <omp.h>
 
 #include "product.h"
@@ -130,46 +130,54 @@ static void pack_forward(const Work<T>& w) {
     const int64_t outputs = blocks(w.out_channels, BLOCK<T>);
 #pragma omp parallel for collapse(2) schedule(static) num_threads(w.threads)
     for (int64_t block = 0; block < outputs; block++) {
-        for (int64_t tap = 0; tap < w.taps(); tap++) {
-            T *packed = w.packed + (block * w.taps() + tap) * w.channels * BLOCK<T>, *factor = w.factors(tap);
-            for (int64_t i = 0; i < BLOCK<T>; i++) {
-                const int64_t out = block * BLOCK<T> + i;
-                for (int64_t c = 0; c < w.channels; c++)
-                    packed[c * BLOCK<T> + i] =
-                        out < w.out_channels ? factor[out * w.weight_at.image + c * w.weight_at.plane] : 0;
+        for (int64_t c = 0; c < w.channels; c++) {
+            for (int64_t tap = 0; tap < w.taps(); tap++) {
+                T* packed = w.packed + ((block * w.taps() + tap) * w.channels + c) * BLOCK<T>;
+                const T* factors = w.factors(block * BLOCK<T>, c) + tap;
+                const int64_t size = std::min(BLOCK<T>, w.out_channels - block * BLOCK<T>);
+                for (int64_t i = 0; i < BLOCK<T>; i++)
+                    packed[i] = i < size ? factors[i * w.channels * w.taps()] : 0;
             }
         }
     }
 }
 
-// In that in which backward does: by slice, block of taps and channels, output, then tap and channel.
-template <class T>
-static void pack_backward(const Work<T>& w) {
-#pragma omp parallel for schedule(static) num_threads(w.threads)
-    for (int64_t tap = 0; tap < w.taps(); tap++) {
-        T *packed = w.packed + tap / w.slice * w.out_channels * w.packed_width(), *factor = w.factors(tap);
-        for (int64_t out = 0; out < w.out_channels; out++) {
-            for (int64_t c = 0; c < w.channels; c++) {
-                const int64_t k = tap % w.slice * w.channels + c;
-                packed[(k / BLOCK<T> * w.out_channels + out) * BLOCK<T> + k % BLOCK<T>] =
-                    factor[out * w.weight_at.image + c * w.weight_at.plane];
+// A call for every element of the weight, piece by piece so that both orders are easy on the cache, with its place in
+// that of backward: slice, output, and column, which is a tap and channel.
+template <class T, class Function>
+static void each_factor(const Work<T>& w, Function function) {
+    constexpr int64_t outputs = 32, channels = 16;
+#pragma omp parallel for collapse(2) schedule(static) num_threads(w.threads)
+    for (int64_t first_out = 0; first_out < w.out_channels; first_out += outputs) {
+        for (int64_t first = 0; first < w.channels; first += channels) {
+            const int64_t end_out = std::min(first_out + outputs, w.out_channels);
+            const int64_t end = std::min(first + channels, w.channels);
+            for (int64_t tap = 0; tap < w.taps(); tap++) {
+                const int64_t slice = tap / w.slice, column = tap % w.slice * w.channels;
+                for (int64_t out = first_out; out < end_out; out++)
+                    for (int64_t c = first; c < end; c++) function(w.factors(out, c)[tap], slice, out, column + c);
             }
         }
     }
+}
+
+// The weight in the order in which backward reads it: by slice, block of taps and channels, output, tap and channel.
+template <class T>
+static void pack_backward(const Work<T>& w) {
+    const int64_t width = w.packed_width(), outputs = w.out_channels;
+    each_factor(w, [=, &w](T& factor, int64_t slice, int64_t out, int64_t k) {
+        const int64_t row = (slice * width + k - k % BLOCK<T>) * outputs + out * BLOCK<T>;
+        w.packed[row + k % BLOCK<T>] = factor;
+    });
 }
 
 // The weight's gradient, from grad_packed.
 template <class T>
 static void unpack(const Work<T>& w) {
-#pragma omp parallel for schedule(static) num_threads(w.threads)
-    for (int64_t out = 0; out < w.out_channels; out++) {
-        for (int64_t tap = 0; tap < w.taps(); tap++) {
-            const int64_t row = tap / w.slice * w.out_channels + out;
-            const T* grad = w.grad_packed + row * w.packed_width() + tap % w.slice * w.channels;
-            T* factor = w.factors(tap) + out * w.weight_at.image;
-            for (int64_t c = 0; c < w.channels; c++) factor[c * w.weight_at.plane] = grad[c];
-        }
-    }
+    const int64_t width = w.packed_width(), outputs = w.out_channels;
+    each_factor(w, [=, &w](T& factor, int64_t slice, int64_t out, int64_t k) {
+        factor = w.grad_packed[(slice * outputs + out) * width + k];
+    });
 }
 
 template <class T, bool to_rows>

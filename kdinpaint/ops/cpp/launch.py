@@ -93,8 +93,9 @@ def backward(
             to_planes(grad_rows, grad_input[images])
         del grad_rows
     if grad_packed is not None:
-        grad_weight = torch.empty_like(weight, dtype=dtype)
-        work.unpack(grad_packed, grad_weight)
+        grad_weight = work.unpacked(grad_packed)
+        if not weight.is_contiguous():
+            grad_weight = torch.empty_like(weight).copy_(grad_weight)
     return (
         None if grad_input is None else grad_input.to(input.dtype),
         None if grad_weight is None else grad_weight.to(weight.dtype),

@@ -1,4 +1,4 @@
-// What the functions of adaptive_conv.cpp get, and how they find their way in it. work.py declares Work and Layout, too.
+// What the functions of adaptive_conv.cpp get, and how they find their way in it. work.py declares it a second time.
 #pragma once
 #include <algorithm>
 #include <cstdint>
@@ -34,8 +34,7 @@ struct Work {
     const T *rows, *zeros;       // of the input, and one more, of zeros
     const T *offset, *scale;
     Strides offset_at, scale_at;
-    T* weight;  // (C_out, C_in, kh, kw), or its gradient
-    Strides weight_at;
+    T* weight;  // (C_out, C_in, kh, kw), contiguous, or its gradient
     T* packed;  // the weight as pack_forward or pack_backward left it
     const T* bias;
     T* output;  // its rows
@@ -53,10 +52,7 @@ struct Work {
     // Of a slice in pack_backward's layout, and of the gradient's; both are as wide as the widest slice.
     int64_t packed_width() const { return blocks(slice * channels, BLOCK<T>) * BLOCK<T>; }
 
-    // Of the weight, for a tap, output and input channel 0.
-    T* factors(int64_t tap) const {
-        return weight + tap / kernel_size[1] * weight_at.line + tap % kernel_size[1] * weight_at.column;
-    }
+    T* factors(int64_t out, int64_t channel) const { return weight + (out * channels + channel) * taps(); }
 
     const T* corner(const Sample<T>& s, int i) const { return s.corner[i] < 0 ? zeros : rows + s.corner[i] * channels; }
 };

@@ -14,7 +14,7 @@ DTYPES = (torch.float32, torch.float64)
 _SAMPLE_BYTES = {torch.float32: 28, torch.float64: 40}
 
 PANEL = 48
-"""Positions that a thread works on at a time."""
+"""Positions that a thread works on at a time, at most."""
 SLICE = 384
 """Elements of a column that are worked on at a time, in whole taps."""
 TILES, SMALLEST_TILE, LARGEST_TILE = 8, 384, 3072
@@ -118,9 +118,7 @@ class Work(_Structure):
         *_integers("threads", "panel", "tile", "slice", "count"),
         *_pointers("list", "rows", "zeros", "offset", "scale"),
         *_placed("offset", "scale"),
-        *_pointers("weight"),
-        *_placed("weight"),
-        *_pointers("packed", "bias", "output", "grad"),
+        *_pointers("weight", "packed", "bias", "output", "grad"),
         *_placed("grad"),
         *_pointers("grad_rows", "grad_packed", "grad_bias", "grad_offset", "grad_scale"),
         *_placed("grad_offset", "grad_scale"),
@@ -142,17 +140,18 @@ class Work(_Structure):
         taps = even(geometry.taps, max(1, SLICE // channels))
         tile = max(1, min(count, max(SMALLEST_TILE, min(LARGEST_TILE, count // TILES))))
         sizes = (*input.shape[2:], channels, *kernel.shape[2:], weight.shape[0])
-        super().__init__(*sizes, *geometry, threads, PANEL, tile, taps, count)
+        super().__init__(*sizes, *geometry, threads, 0, tile, taps, count)
         self.dtype, self.geometry = input.dtype, geometry
         self.see(list=positions, rows=as_rows(input), zeros=input.new_zeros(channels))
-        self.see_planes(offset=offset, scale=kernel, weight=weight)
+        self.see(weight=weight.contiguous())
+        self.see_planes(offset=offset, scale=kernel)
 
     def forward(self, bias: Tensor | None, output: Tensor) -> None:
         """Write the rows of the output (B, H_out, W_out, C_out), those of the region."""
         depth = self.geometry.taps * self.channels
         self.see(packed=self._new(_up(self.out_channels, self.block), depth), bias=bias, output=output)
         self.run("pack_forward")
-        self._compute("forward", self.threads * PANEL)
+        self._compute("forward", self.count)
 
     def backward(
         self,
@@ -188,11 +187,12 @@ class Work(_Structure):
         """Zeros in the order in which the weight's gradient is summed."""
         return self._new(*self._packed_shape).zero_()
 
-    def unpack(self, grad_packed: Tensor, grad_weight: Tensor) -> None:
-        """Write the weight's gradient (C_out, C_in, K, K)."""
-        self.see(grad_packed=grad_packed)
-        self.see_planes(weight=grad_weight)
+    def unpacked(self, grad_packed: Tensor) -> Tensor:
+        """The weight's gradient (C_out, C_in, K, K)."""
+        grad_weight = self._new(self.out_channels, self.channels, *self.geometry.kernel_size)
+        self.see(grad_packed=grad_packed, weight=grad_weight)
         self.run("unpack")
+        return grad_weight
 
     @property
     def block(self) -> int:
@@ -207,8 +207,10 @@ class Work(_Structure):
     def _new(self, *shape: int) -> Tensor:
         return torch.empty(shape, dtype=self.dtype)
 
-    def _compute(self, name: str, positions: int) -> None:
-        """Call a function with memory for some positions at a time; all that only it needs is let go of."""
+    def _compute(self, name: str, together: int) -> None:
+        """Call a function that goes through some positions together; what only it needs is let go of."""
+        self.panel = even(max(1, -(-together // self.threads)), PANEL)  # every thread gets the same number of panels
+        positions = self.threads * self.panel if name == "forward" else self.tile
         samples = torch.empty(positions * self.geometry.taps * _SAMPLE_BYTES[self.dtype], dtype=torch.uint8)
         widths = (_up(width, self.block) // self.block for width in (self.slice * self.channels, self.out_channels))
         columns, sums = (self._new(positions, (width | 1) * self.block) for width in widths)  # row_size of product.h
