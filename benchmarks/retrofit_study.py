@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import timm
 import torch
@@ -44,6 +44,8 @@ from kdinpaint.training.environment import environment
 
 RESULTS = Path(__file__).parent / "results"
 Batch = dict[str, Tensor]
+Host = Literal["unet", "timm", "smp", "torchvision"]
+Arm = Literal["plain", "fillers", "fillers and distillation", "fillers and distillation through a readout"]
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Config:
     """Of the result file."""
     masks: Path | None = None
     """Mask files, 255 = hole, to measure with; generated ones by default. Training masks are always generated."""
-    hosts: tuple[str, ...] = ("unet", "timm", "smp", "torchvision")
+    hosts: tuple[Host, ...] = ("unet", "timm", "smp", "torchvision")
     seeds: tuple[int, ...] = (0, 1, 2)
     size: int = 64
     batch: int = 8
@@ -68,8 +70,8 @@ class Config:
     """Of every network and of the teachers."""
     cross: float = 0.01
     """Weight of cross distillation."""
-    arms: tuple[str, ...] = ("plain", "fillers", "fillers and distillation")
-    """Copies of each network; also "fillers and distillation through a readout"."""
+    arms: tuple[Arm, ...] = ("plain", "fillers", "fillers and distillation")
+    """Copies of each network."""
     per_bin: int = 50
     work: Path = Path("runs/retrofit_study")
     """Where finished copies go."""
@@ -145,13 +147,13 @@ def torchvision_segmenter() -> tuple[nn.Module, list[str]]:
     return net, ["backbone.0 .. backbone.1", "backbone.2 .. backbone.3", "backbone.4 .. backbone.6"]
 
 
-HOSTS: dict[str, Callable[[], tuple[nn.Module, list[str]]]] = {
+HOSTS: dict[Host, Callable[[], tuple[nn.Module, list[str]]]] = {
     "unet": unet,
     "timm": timm_unet,
     "smp": smp_unet,
     "torchvision": torchvision_segmenter,
 }
-ARMS: dict[str, bool | None] = {
+ARMS: dict[Arm, bool | None] = {
     "plain": None,
     "fillers": None,
     "fillers and distillation": False,
@@ -233,7 +235,7 @@ def evaluate(net: nn.Module, pairs: torch.utils.data.Dataset[dict[str, Tensor]])
 
 
 def one_host(
-    name: str, seed: int, config: Config, batches: list[Batch], pairs: torch.utils.data.Dataset[dict[str, Tensor]]
+    name: Host, seed: int, config: Config, batches: list[Batch], pairs: torch.utils.data.Dataset[dict[str, Tensor]]
 ) -> dict[str, dict[str, Any]]:
     """Train and measure every copy of one network with one seed; those on disk already are not repeated."""
     folder = config.work / config.name / f"{name}-{seed}"
