@@ -1,4 +1,7 @@
-"""Guided training of a retrofitted host in one process, or in one of two. As a script: RANK STORE OUT."""
+"""Guided training of a retrofitted host in one process, or in one of two. As a script: RANK STORE OUT.
+
+In float64: sums that cancel differ between batches and their halves by more in float32 than a mistake would have to.
+"""
 
 import sys
 from typing import Any
@@ -16,8 +19,8 @@ STEPS = 3
 
 def batch(step: int) -> tuple[Tensor, Tensor, Tensor]:
     """The global batch: four samples whose holes have four sizes, one of them none at all."""
-    truth = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(step))
-    mask = torch.zeros(4, 1, 32, 32)
+    truth = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(step), dtype=torch.float64)
+    mask = torch.zeros(4, 1, 32, 32, dtype=torch.float64)
     for sample, size in enumerate((6, 0, 20, 13)):
         mask[sample, :, 2 : 2 + size, step : step + size] = 1
     return torch.cat([truth * (1 - mask), mask], 1), truth, mask
@@ -26,13 +29,13 @@ def batch(step: int) -> tuple[Tensor, Tensor, Tensor]:
 def train(rank: int | None, *, meta_every: int = 0) -> dict[str, Any]:
     """Train on all of each batch (rank None), or on the share of a process; what there was in each step."""
     torch.manual_seed(0)
-    net = Student()
+    net = Student().double()
     plan = RetrofitPlan(["level1", "level2"], hidden_channels=4)
     report = retrofit(net, plan, example=(batch(0)[0],))
     for level in (net.level1, net.level2):
         nn.init.normal_(level.kdinpaint_filler.exit.weight, std=0.3)
-    teacher = AutoEncoder(3, (6, 10), head_channels=4)
-    guide = Distiller(net, teacher, report, cross=0.5, self_distill=0.5)
+    teacher = AutoEncoder(3, (6, 10), head_channels=4).double()
+    guide = Distiller(net, teacher, report, cross=0.5, self_distill=0.5).double()
     run = guide if rank is None else nn.parallel.DistributedDataParallel(guide)
     meta = MetaLearner(guide.predictors(), every=meta_every, lr=1e-2) if meta_every else None
     parameters = [*net.parameters(), *guide.trainable()]
