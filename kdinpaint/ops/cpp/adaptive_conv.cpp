@@ -14,20 +14,20 @@ static void forward(const Work<T>& w) {
     for (int64_t first = 0; first < w.count; first += w.panel) {
         const int64_t count = std::min(w.panel, w.count - first), thread = omp_get_thread_num() * w.panel;
         Sample<T>* samples = w.samples + thread * w.taps();
-        T *columns = w.columns + thread * w.column_size(), *sums = w.sums + thread * w.sum_size();
+        T *columns = w.columns + thread * w.column_size, *sums = w.sums + thread * w.sum_size;
         locate(w, first, count, samples);
         for (int64_t number = 0; number < w.slices(); number++) {
             const Slice slice(w, number);
             gather(w, samples, count, slice, columns);
             for (int64_t n = 0; n < w.out_channels; n += BLOCK<T>) {
                 const T* weight = w.packed + n * depth + slice.first * w.channels * BLOCK<T>;
-                multiply<T>(count, {columns, w.column_size(), 1}, {weight, BLOCK<T>, 1}, {sums + n, w.sum_size(), 1},
+                multiply<T>(count, {columns, w.column_size, 1}, {weight, BLOCK<T>, 1}, {sums + n, w.sum_size, 1},
                             slice.taps * w.channels, number > 0);
             }
         }
         for (int64_t n = 0; n < count; n++) {
             T* out = w.output + (w.list ? w.list[first + n] : first + n) * w.out_channels;
-            for (int64_t i = 0; i < w.out_channels; i++) out[i] = sums[n * w.sum_size() + i] + (w.bias ? w.bias[i] : 0);
+            for (int64_t i = 0; i < w.out_channels; i++) out[i] = sums[n * w.sum_size + i] + (w.bias ? w.bias[i] : 0);
         }
     }
 }
@@ -56,7 +56,7 @@ static void begin_tile(const Work<T>& w, int64_t first, int64_t count) {
         T* at[LINE];
         for (int64_t n = 0; n < size; n++)
             at[n] = const_cast<T*>(w.grad) + Position::of_output(w, first + start + n).in(w.grad_at);
-        lay<T, true>(at, w.grad_at.plane, size, w.sums + start * w.sum_size(), w.sum_size(), w.out_channels);
+        lay<T, true>(at, w.grad_at.plane, size, w.sums + start * w.sum_size, w.sum_size, w.out_channels);
     }
 }
 
@@ -69,7 +69,7 @@ static void add_to_bias(const Work<T>& w, int64_t count) {
         for (int64_t start = 0; start < count; start += TERMS) {
             T sum[BLOCK<T>] = {};
             for (int64_t n = start; n < std::min(start + TERMS, count); n++)
-                for (int64_t i = 0; i < size; i++) sum[i] += w.sums[n * w.sum_size() + first + i];
+                for (int64_t i = 0; i < size; i++) sum[i] += w.sums[n * w.sum_size + first + i];
             for (int64_t i = 0; i < size; i++) w.grad_bias[first + i] += sum[i];
         }
     }
@@ -79,32 +79,32 @@ static void add_to_bias(const Work<T>& w, int64_t count) {
 template <class T>
 static void add_to_weight(const Work<T>& w, int64_t count, const Slice& slice) {
     const int64_t outputs = 4 * ROWS, columns = slice.taps * w.channels;
-    T* grad = w.grad_packed + slice.number * w.out_channels * w.packed_width();
+    T* grad = w.grad_packed + slice.number * w.out_channels * w.packed_width;
 #pragma omp parallel for schedule(static) num_threads(w.threads)
     for (int64_t n = 0; n < count; n += w.panel)
-        gather(w, w.samples + n * w.taps(), std::min(w.panel, count - n), slice, w.columns + n * w.column_size());
+        gather(w, w.samples + n * w.taps(), std::min(w.panel, count - n), slice, w.columns + n * w.column_size);
 #pragma omp parallel num_threads(w.threads)
     for (int64_t n = 0; n < count; n += TERMS) {
 #pragma omp for collapse(2) schedule(static) nowait  // the same part of the gradient every time
         for (int64_t k = 0; k < columns; k += BLOCK<T>)
             for (int64_t out = 0; out < w.out_channels; out += outputs)
-                multiply<T>(std::min(outputs, w.out_channels - out), {w.sums + n * w.sum_size() + out, 1, w.sum_size()},
-                            {w.columns + n * w.column_size() + k, w.column_size(), 1},
-                            {grad + out * w.packed_width() + k, w.packed_width(), 1}, std::min(TERMS, count - n), true);
+                multiply<T>(std::min(outputs, w.out_channels - out), {w.sums + n * w.sum_size + out, 1, w.sum_size},
+                            {w.columns + n * w.column_size + k, w.column_size, 1},
+                            {grad + out * w.packed_width + k, w.packed_width, 1}, std::min(TERMS, count - n), true);
     }
 }
 
 // The columns' gradients by a slice, and those of the places while they are at hand.
 template <class T>
 static void columns_and_places(const Work<T>& w, int64_t first, int64_t count, const Slice& slice) {
-    const T* weight = w.packed + slice.number * w.out_channels * w.packed_width();
+    const T* weight = w.packed + slice.number * w.out_channels * w.packed_width;
 #pragma omp parallel for schedule(static) num_threads(w.threads)
     for (int64_t n = 0; n < count; n += w.panel) {
         const int64_t size = std::min(w.panel, count - n);
-        T* columns = w.columns + n * w.column_size();
+        T* columns = w.columns + n * w.column_size;
         for (int64_t k = 0; k < slice.taps * w.channels; k += BLOCK<T>)
-            multiply<T>(size, {w.sums + n * w.sum_size(), w.sum_size(), 1}, {weight + k * w.out_channels, BLOCK<T>, 1},
-                        {columns + k, w.column_size(), 1}, w.out_channels, false);
+            multiply<T>(size, {w.sums + n * w.sum_size, w.sum_size, 1}, {weight + k * w.out_channels, BLOCK<T>, 1},
+                        {columns + k, w.column_size, 1}, w.out_channels, false);
         if (w.grad_offset || w.grad_scale) places(w, w.samples + n * w.taps(), first + n, size, slice, columns);
     }
 }
@@ -164,7 +164,7 @@ static void each_factor(const Work<T>& w, Function function) {
 // The weight in the order in which backward reads it: by slice, block of taps and channels, output, tap and channel.
 template <class T>
 static void pack_backward(const Work<T>& w) {
-    const int64_t width = w.packed_width(), outputs = w.out_channels;
+    const int64_t width = w.packed_width, outputs = w.out_channels;
     each_factor(w, [=, &w](T& factor, int64_t slice, int64_t out, int64_t k) {
         const int64_t row = (slice * width + k - k % BLOCK<T>) * outputs + out * BLOCK<T>;
         w.packed[row + k % BLOCK<T>] = factor;
@@ -174,7 +174,7 @@ static void pack_backward(const Work<T>& w) {
 // The weight's gradient, from grad_packed.
 template <class T>
 static void unpack(const Work<T>& w) {
-    const int64_t width = w.packed_width(), outputs = w.out_channels;
+    const int64_t width = w.packed_width, outputs = w.out_channels;
     each_factor(w, [=, &w](T& factor, int64_t slice, int64_t out, int64_t k) {
         factor = w.grad_packed[(slice * outputs + out) * width + k];
     });

@@ -52,9 +52,12 @@ def forward(
     dtype = working_dtype(input)
     allocate = torch.empty if region is None else torch.zeros
     output = allocate(kernel.shape[0], *kernel.shape[-2:], weight.shape[0], dtype=dtype)
-    bias = None if bias is None else bias.to(dtype).contiguous()
+    factors, bias = weight.to(dtype).contiguous(), None if bias is None else bias.to(dtype).contiguous()
+    packed = None
     for images in groups(kernel, region):
-        _work(input, weight, offset, kernel, region, geometry, images).forward(bias, output[images])
+        work = _work(input, factors, offset, kernel, region, geometry, images)
+        packed = work.packed_forward() if packed is None else packed
+        work.forward(packed, bias, output[images])
     return output.permute(0, 3, 1, 2).to(input.dtype)
 
 
@@ -72,26 +75,26 @@ def backward(
     keep_memory()
     dtype = working_dtype(input)
     allocate = torch.empty_like if region is None else torch.zeros_like
-    in_place = are_rows(input)
-    grad_input = torch.zeros_like(input, dtype=dtype) if wanted[0] and in_place else None
+    in_place = torch.zeros_like(input, dtype=dtype) if wanted[0] and are_rows(input) else None
+    grad_input = in_place
     grad_offset = allocate(offset, dtype=dtype) if wanted[2] else None
     grad_kernel = allocate(kernel, dtype=dtype) if wanted[3] else None
     grad_bias = torch.zeros(weight.shape[0], dtype=dtype) if wanted[4] else None
-    grad_packed = grad_weight = None
+    factors = weight.to(dtype).contiguous()
+    packed = grad_packed = grad_weight = grad_rows = None
     for images in groups(kernel, region):
-        work = _work(input, weight, offset, kernel, region, geometry, images)
-        if wanted[1] and grad_packed is None:
-            grad_packed = work.zero_packed()
-        grad_rows = None
+        work = _work(input, factors, offset, kernel, region, geometry, images)
+        if packed is None:
+            packed, grad_packed = work.packed_backward(), work.zero_packed() if wanted[1] else None
         if wanted[0]:
-            grad_rows = work.zero_rows() if grad_input is None or not in_place else as_rows(grad_input[images])
+            grad_rows = work.zero_rows() if in_place is None else as_rows(in_place[images])
         places = some(grad_offset, images), some(grad_kernel, images)
-        work.backward(grad[images].to(dtype), grad_rows, grad_packed, *places, grad_bias)
-        if grad_rows is not None and not in_place:
+        work.backward(packed, grad[images].to(dtype), grad_rows, grad_packed, *places, grad_bias)
+        if grad_rows is not None and in_place is None:
             if grad_input is None:  # not before: the input's rows have left their memory by now
                 grad_input = torch.empty_like(input, dtype=dtype)
             to_planes(grad_rows, grad_input[images])
-        del grad_rows
+        grad_rows = None  # leaves its memory to the next images
     if grad_packed is not None:
         grad_weight = work.unpacked(grad_packed)
         if not weight.is_contiguous():
@@ -114,6 +117,5 @@ def _work(
     geometry: Geometry,
     images: slice,
 ) -> Work:
-    dtype = working_dtype(input)
-    x, moves, scales = (planes[images].to(dtype) for planes in (input, offset, kernel))
-    return Work(x, weight.to(dtype), moves, scales, some(region, images), geometry)
+    x, moves, scales = (planes[images].to(weight.dtype) for planes in (input, offset, kernel))
+    return Work(x, weight, moves, scales, some(region, images), geometry)

@@ -22,10 +22,6 @@ constexpr int64_t BLOCK = 2 * Vector<T>::lanes;
 
 constexpr int64_t blocks(int64_t columns, int64_t block) { return (columns + block - 1) / block; }
 
-// Elements from one row to the next: an odd number of blocks, so that the rows of a block do not share cache sets.
-template <class T>
-constexpr int64_t row_size(int64_t columns) { return (blocks(columns, BLOCK<T>) | 1) * BLOCK<T>; }
-
 // A matrix of which every row is contiguous, or every column is.
 template <class T>
 struct Matrix {

@@ -47,7 +47,7 @@ static void gather(const Work<T>& w, const Sample<T>* samples, int64_t count, co
         for (int64_t tap = 0; tap < slice.taps; tap++) {
             const Sample<T>& s = samples[n * w.taps() + slice.first + tap];
             const T *a = w.corner(s, 0), *b = w.corner(s, 1), *c = w.corner(s, 2), *d = w.corner(s, 3);
-            T weight[4], *out = columns + n * w.column_size() + tap * w.channels;
+            T weight[4], *out = columns + n * w.column_size + tap * w.channels;
             s.weigh(weight);
 #pragma omp simd
             for (int64_t i = 0; i < w.channels; i++)
@@ -65,7 +65,7 @@ static void places(const Work<T>& w, const Sample<T>* samples, int64_t first, in
         for (int64_t tap = slice.first; tap < slice.first + slice.taps; tap++) {
             const Sample<T>& s = samples[n * w.taps() + tap];
             const T *a = w.corner(s, 0), *b = w.corner(s, 1), *c = w.corner(s, 2), *d = w.corner(s, 3);
-            const T* slope = columns + n * w.column_size() + (tap - slice.first) * w.channels;
+            const T* slope = columns + n * w.column_size + (tap - slice.first) * w.channels;
             T sa = 0, sb = 0, sc = 0, sd = 0;
 #pragma omp simd reduction(+ : sa, sb, sc, sd)
             for (int64_t i = 0; i < w.channels; i++) {
@@ -96,7 +96,7 @@ static void scatter(const Work<T>& w, int64_t count, const Slice& slice) {
         for (int64_t n = 0; n < count; n++) {
             for (int64_t tap = 0; tap < slice.taps; tap++) {
                 const Sample<T>& s = w.samples[n * w.taps() + slice.first + tap];
-                const T* slope = w.columns + n * w.column_size() + tap * w.channels;
+                const T* slope = w.columns + n * w.column_size + tap * w.channels;
                 T weight[4];
                 s.weigh(weight);
                 for (int half = 0; half < 4; half += 2) {

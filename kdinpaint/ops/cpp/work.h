@@ -44,14 +44,10 @@ struct Work {
     Strides grad_offset_at, grad_scale_at;
     Sample<T>* samples;  // of the positions at hand, by position, then tap
     T *columns, *sums;   // one row a position
+    int64_t packed_width, column_size, sum_size;  // of rows: of grad_packed and of slices of packed, columns, sums
 
     int64_t taps() const { return kernel_size[0] * kernel_size[1]; }
     int64_t slices() const { return blocks(taps(), slice); }
-    int64_t column_size() const { return row_size<T>(slice * channels); }
-    int64_t sum_size() const { return row_size<T>(out_channels); }
-    // Of a slice in pack_backward's layout, and of the gradient's; both are as wide as the widest slice.
-    int64_t packed_width() const { return blocks(slice * channels, BLOCK<T>) * BLOCK<T>; }
-
     T* factors(int64_t out, int64_t channel) const { return weight + (out * channels + channel) * taps(); }
 
     const T* corner(const Sample<T>& s, int i) const { return s.corner[i] < 0 ? zeros : rows + s.corner[i] * channels; }

@@ -104,7 +104,7 @@ class Work(_Structure):
 
     Args:
         input: (B, C_in, H, W).
-        weight: (C_out, C_in, K, K).
+        weight: (C_out, C_in, K, K), contiguous.
         offset: (B, 2*K*K, H_out, W_out).
         kernel: (B, K*K, H_out, W_out).
         region: (B, 1, H_out, W_out), or None for all positions.
@@ -112,6 +112,7 @@ class Work(_Structure):
     """
 
     _rows: Tensor
+    _packed: Tensor
     _fields_ = [
         *_integers("height", "width", "channels", "out_height", "out_width", "out_channels"),
         *((name, ctypes.c_int64 * 2) for name in ("kernel_size", "stride", "padding", "dilation")),
@@ -123,6 +124,7 @@ class Work(_Structure):
         *_pointers("grad_rows", "grad_packed", "grad_bias", "grad_offset", "grad_scale"),
         *_placed("grad_offset", "grad_scale"),
         *_pointers("samples", "columns", "sums"),
+        *_integers("packed_width", "column_size", "sum_size"),
     ]
 
     def __init__(
@@ -142,19 +144,38 @@ class Work(_Structure):
         sizes = (*input.shape[2:], channels, *kernel.shape[2:], weight.shape[0])
         super().__init__(*sizes, *geometry, threads, 0, tile, taps, count)
         self.dtype, self.geometry = input.dtype, geometry
-        self.see(list=positions, rows=as_rows(input), zeros=input.new_zeros(channels))
-        self.see(weight=weight.contiguous())
+        self.see(list=positions, rows=as_rows(input), zeros=input.new_zeros(channels), weight=weight)
         self.see_planes(offset=offset, scale=kernel)
+        self.packed_width = self._blocks(taps * channels) * self.block
+        self.column_size, self.sum_size = self._row_size(taps * channels), self._row_size(self.out_channels)
 
-    def forward(self, bias: Tensor | None, output: Tensor) -> None:
-        """Write the rows of the output (B, H_out, W_out, C_out), those of the region."""
+    def packed_forward(self) -> Tensor:
+        """The weight in the order in which `forward` reads it."""
         depth = self.geometry.taps * self.channels
-        self.see(packed=self._new(_up(self.out_channels, self.block), depth), bias=bias, output=output)
+        self.see(packed=self._new(self._blocks(self.out_channels), depth, self.block))
         self.run("pack_forward")
+        return self._packed
+
+    def forward(self, packed: Tensor, bias: Tensor | None, output: Tensor) -> None:
+        """Write the rows of the output (B, H_out, W_out, C_out), those of the region.
+
+        Args:
+            packed: From `packed_forward`, of any work with this weight.
+            bias: (C_out,), contiguous.
+            output: (B, H_out, W_out, C_out).
+        """
+        self.see(packed=packed, bias=bias, output=output)
         self._compute("forward", self.count)
+
+    def packed_backward(self) -> Tensor:
+        """The weight in the order in which `backward` reads it."""
+        self.see(packed=self._new(*self._packed_shape))
+        self.run("pack_backward")
+        return self._packed
 
     def backward(
         self,
+        packed: Tensor,
         grad: Tensor,
         grad_rows: Tensor | None,
         grad_packed: Tensor | None,
@@ -165,6 +186,7 @@ class Work(_Structure):
         """Write the gradients of offset and kernel, those of the region, and add to the others; for None, none.
 
         Args:
+            packed: From `packed_backward`, of any work with this weight.
             grad: Of the output, (B, C_out, H_out, W_out).
             grad_rows: Of the input, (B, H, W, C_in).
             grad_packed: Of the weight, from `zero_packed`.
@@ -173,10 +195,7 @@ class Work(_Structure):
             grad_bias: (C_out,).
         """
         self.see_planes(grad=grad, grad_offset=grad_offset, grad_scale=grad_kernel)
-        self.see(
-            grad_rows=grad_rows, grad_packed=grad_packed, grad_bias=grad_bias, packed=self._new(*self._packed_shape)
-        )
-        self.run("pack_backward")
+        self.see(packed=packed, grad_rows=grad_rows, grad_packed=grad_packed, grad_bias=grad_bias)
         self._compute("backward", self.tile)
 
     def zero_rows(self) -> Tensor:
@@ -201,8 +220,14 @@ class Work(_Structure):
 
     @property
     def _packed_shape(self) -> tuple[int, int, int]:
-        slices = -(-self.geometry.taps // self.slice)
-        return slices, self.out_channels, _up(self.slice * self.channels, self.block)
+        return -(-self.geometry.taps // self.slice), self.out_channels, self.packed_width
+
+    def _blocks(self, columns: int) -> int:
+        return -(-columns // self.block)
+
+    def _row_size(self, columns: int) -> int:
+        """Of rows in memory: an odd number of blocks, so that the rows of a block do not share cache sets."""
+        return (self._blocks(columns) | 1) * self.block
 
     def _new(self, *shape: int) -> Tensor:
         return torch.empty(shape, dtype=self.dtype)
@@ -212,13 +237,7 @@ class Work(_Structure):
         self.panel = even(max(1, -(-together // self.threads)), PANEL)  # every thread gets the same number of panels
         positions = self.threads * self.panel if name == "forward" else self.tile
         samples = torch.empty(positions * self.geometry.taps * _SAMPLE_BYTES[self.dtype], dtype=torch.uint8)
-        widths = (_up(width, self.block) // self.block for width in (self.slice * self.channels, self.out_channels))
-        columns, sums = (self._new(positions, (width | 1) * self.block) for width in widths)  # row_size of product.h
+        columns, sums = self._new(positions, self.column_size), self._new(positions, self.sum_size)
         self.see(samples=samples, columns=columns, sums=sums)
         self.run(name)
-        self.see(samples=None, columns=None, sums=None, rows=None, packed=None)
-
-
-def _up(number: int, block: int) -> int:
-    """The next multiple of a block."""
-    return -(-number // block) * block
+        self.see(samples=None, columns=None, sums=None, rows=None, grad_rows=None)
