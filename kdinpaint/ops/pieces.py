@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Iterator
+from typing import overload
 
 import torch
 from torch import Tensor
@@ -38,9 +39,13 @@ def tile_size(count: int, columns: int) -> int:
     return even(max(1, count), max(1, TILE // columns))
 
 
+@overload
+def some(planes: Tensor, images: slice) -> Tensor: ...
+@overload
+def some(planes: Tensor | None, images: slice) -> Tensor | None: ...
 def some(planes: Tensor | None, images: slice) -> Tensor | None:
-    """Some images of a tensor that there may be."""
-    return None if planes is None else planes[images]
+    """Some images, perhaps all, of a tensor that there may be."""
+    return planes if planes is None or images == slice(0, len(planes)) else planes[images]
 
 
 @functools.cache

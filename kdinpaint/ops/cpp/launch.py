@@ -82,14 +82,17 @@ def backward(
     grad_bias = torch.zeros(weight.shape[0], dtype=dtype) if wanted[4] else None
     factors = weight.to(dtype).contiguous()
     packed = grad_packed = grad_weight = grad_rows = None
+    needs_weight = wanted[0] or wanted[2] or wanted[3]
     for images in groups(kernel, region):
         work = _work(input, factors, offset, kernel, region, geometry, images)
-        if packed is None:
-            packed, grad_packed = work.packed_backward(), work.zero_packed() if wanted[1] else None
+        if needs_weight and packed is None:
+            packed = work.packed_backward()
+        if wanted[1] and grad_packed is None:
+            grad_packed = work.zero_packed()
         if wanted[0]:
             grad_rows = work.zero_rows() if in_place is None else as_rows(in_place[images])
         places = some(grad_offset, images), some(grad_kernel, images)
-        work.backward(packed, grad[images].to(dtype), grad_rows, grad_packed, *places, grad_bias)
+        work.backward(packed, some(grad, images).to(dtype), grad_rows, grad_packed, *places, grad_bias)
         if grad_rows is not None and in_place is None:
             if grad_input is None:  # not before: the input's rows have left their memory by now
                 grad_input = torch.empty_like(input, dtype=dtype)
@@ -117,5 +120,5 @@ def _work(
     geometry: Geometry,
     images: slice,
 ) -> Work:
-    x, moves, scales = (planes[images].to(weight.dtype) for planes in (input, offset, kernel))
+    x, moves, scales = (some(planes, images).to(weight.dtype) for planes in (input, offset, kernel))
     return Work(x, weight, moves, scales, some(region, images), geometry)

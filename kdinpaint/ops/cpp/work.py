@@ -1,6 +1,8 @@
 """The functions of adaptive_conv.cpp on tensors. All of a call are of one dtype, float32 or float64."""
 
 import ctypes
+import functools
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -26,14 +28,20 @@ class _Strides(ctypes.Structure):
 
 
 class _Structure(ctypes.Structure):
-    """A structure of work.h, and the tensors that its pointers point to."""
+    """A structure of work.h.
+
+    Attributes:
+        dtype: Of all its tensors.
+        tensors: What its pointers point to, by name.
+    """
 
     dtype: torch.dtype
+    tensors: dict[str, Tensor | None]
 
     def see(self, **tensors: Tensor | None) -> None:
         """Point to tensors, which live on until others take their place."""
+        self.tensors.update(tensors)
         for name, tensor in tensors.items():
-            setattr(self, f"_{name}", tensor)
             setattr(self, name, None if tensor is None else tensor.data_ptr())
 
     def see_planes(self, **tensors: Tensor | None) -> None:
@@ -45,7 +53,19 @@ class _Structure(ctypes.Structure):
 
     def run(self, name: str) -> None:
         """Call a function of adaptive_conv.cpp."""
-        getattr(build.library(), f"{name}_{_name(self.dtype)}")(ctypes.byref(self))
+        _function(name, self.dtype)(ctypes.byref(self))
+
+
+# Found once: a call of small maps is mostly Python's.
+@functools.cache
+def _function(name: str, dtype: torch.dtype) -> Callable[..., None]:
+    return getattr(build.library(), f"{name}_{_name(dtype)}")
+
+
+@functools.cache
+def _block(dtype: torch.dtype) -> int:
+    """Columns that are multiplied together."""
+    return int(ctypes.c_int64.in_dll(build.library(), f"block_{_name(dtype)}").value)
 
 
 def _name(dtype: torch.dtype) -> str:
@@ -74,7 +94,7 @@ class _Layout(_Structure):
     def __init__(self, planes: Tensor, rows: Tensor) -> None:
         height, width, channels = rows.shape[1:]
         super().__init__(height, width, channels, torch.get_num_threads(), rows[..., 0].numel())
-        self.dtype = rows.dtype
+        self.dtype, self.tensors = rows.dtype, {}
         self.see(rows=rows)
         self.see_planes(planes=planes)
 
@@ -111,8 +131,6 @@ class Work(_Structure):
         geometry: Of the convolution.
     """
 
-    _rows: Tensor
-    _packed: Tensor
     _fields_ = [
         *_integers("height", "width", "channels", "out_height", "out_width", "out_channels"),
         *((name, ctypes.c_int64 * 2) for name in ("kernel_size", "stride", "padding", "dilation")),
@@ -143,18 +161,21 @@ class Work(_Structure):
         tile = max(1, min(count, max(SMALLEST_TILE, min(LARGEST_TILE, count // TILES))))
         sizes = (*input.shape[2:], channels, *kernel.shape[2:], weight.shape[0])
         super().__init__(*sizes, *geometry, threads, 0, tile, taps, count)
-        self.dtype, self.geometry = input.dtype, geometry
-        self.see(list=positions, rows=as_rows(input), zeros=input.new_zeros(channels), weight=weight)
+        self.dtype, self.tensors, self.geometry = input.dtype, {}, geometry
+        rows = as_rows(input)
+        self.rows_shape = rows.shape
+        self.see(list=positions, rows=rows, zeros=input.new_zeros(channels), weight=weight)
         self.see_planes(offset=offset, scale=kernel)
-        self.packed_width = self._blocks(taps * channels) * self.block
+        self.packed_width = self._blocks(taps * channels) * _block(self.dtype)
         self.column_size, self.sum_size = self._row_size(taps * channels), self._row_size(self.out_channels)
 
     def packed_forward(self) -> Tensor:
         """The weight in the order in which `forward` reads it."""
         depth = self.geometry.taps * self.channels
-        self.see(packed=self._new(self._blocks(self.out_channels), depth, self.block))
+        packed = self._new(self._blocks(self.out_channels), depth, _block(self.dtype))
+        self.see(packed=packed)
         self.run("pack_forward")
-        return self._packed
+        return packed
 
     def forward(self, packed: Tensor, bias: Tensor | None, output: Tensor) -> None:
         """Write the rows of the output (B, H_out, W_out, C_out), those of the region.
@@ -169,13 +190,14 @@ class Work(_Structure):
 
     def packed_backward(self) -> Tensor:
         """The weight in the order in which `backward` reads it."""
-        self.see(packed=self._new(*self._packed_shape))
+        packed = self._new(*self._packed_shape)
+        self.see(packed=packed)
         self.run("pack_backward")
-        return self._packed
+        return packed
 
     def backward(
         self,
-        packed: Tensor,
+        packed: Tensor | None,
         grad: Tensor,
         grad_rows: Tensor | None,
         grad_packed: Tensor | None,
@@ -186,7 +208,8 @@ class Work(_Structure):
         """Write the gradients of offset and kernel, those of the region, and add to the others; for None, none.
 
         Args:
-            packed: From `packed_backward`, of any work with this weight.
+            packed: From `packed_backward`, of any work with this weight; None if neither the gradient of the input nor
+                those of offset and kernel are wanted.
             grad: Of the output, (B, C_out, H_out, W_out).
             grad_rows: Of the input, (B, H, W, C_in).
             grad_packed: Of the weight, from `zero_packed`.
@@ -200,7 +223,7 @@ class Work(_Structure):
 
     def zero_rows(self) -> Tensor:
         """Zeros (B, H, W, C_in)."""
-        return torch.zeros_like(self._rows)
+        return self._new(*self.rows_shape).zero_()
 
     def zero_packed(self) -> Tensor:
         """Zeros in the order in which the weight's gradient is summed."""
@@ -214,20 +237,15 @@ class Work(_Structure):
         return grad_weight
 
     @property
-    def block(self) -> int:
-        """Columns that are multiplied together."""
-        return int(ctypes.c_int64.in_dll(build.library(), f"block_{_name(self.dtype)}").value)
-
-    @property
     def _packed_shape(self) -> tuple[int, int, int]:
         return -(-self.geometry.taps // self.slice), self.out_channels, self.packed_width
 
     def _blocks(self, columns: int) -> int:
-        return -(-columns // self.block)
+        return -(-columns // _block(self.dtype))
 
     def _row_size(self, columns: int) -> int:
         """Of rows in memory: an odd number of blocks, so that the rows of a block do not share cache sets."""
-        return (self._blocks(columns) | 1) * self.block
+        return (self._blocks(columns) | 1) * _block(self.dtype)
 
     def _new(self, *shape: int) -> Tensor:
         return torch.empty(shape, dtype=self.dtype)
