@@ -192,8 +192,11 @@ def optimise(parameters: list[nn.Parameter], config: Config, batches: list[Batch
         schedule.step()
 
 
-def trained_teacher(levels: Sequence[Level], config: Config, batches: list[Batch], path: Path) -> kdinpaint.AutoEncoder:
+def trained_teacher(
+    levels: Sequence[Level], seed: int, config: Config, batches: list[Batch], path: Path
+) -> kdinpaint.AutoEncoder:
     """An autoencoder for the levels that reconstructs intact images, trained once for all copies."""
+    torch.manual_seed(seed)
     teacher = kdinpaint.AutoEncoder.for_levels(levels)
     if path.exists():
         teacher.load_state_dict(load_file(path))
@@ -250,19 +253,18 @@ def one_host(
         path = folder / f"{arm}.json"
         if not path.exists():
             net = copy.deepcopy(plain if arm == "plain" else filled)
-            began = time.time()
-            torch.manual_seed(seed)
-            readout = ARMS[arm]
+            readout, label, teacher = ARMS[arm], f"{name} {seed} {arm}", None
             if readout is not None:
-                teacher = trained_teacher(report.levels, config, batches, folder / "teacher.safetensors")
-                torch.manual_seed(seed)
-                began = time.time()
-                guide = kdinpaint.Distiller(
-                    net, teacher, plan, cross=config.cross, self_ramp=config.steps // 5, readout=readout
-                )
-                train_guided(guide, net, config, batches, f"{name} {seed} {arm}")
+                teacher = trained_teacher(report.levels, seed, config, batches, folder / "teacher.safetensors")
+            torch.manual_seed(seed)
+            began = time.time()
+            if teacher is None:
+                train(net, config, batches, label)
             else:
-                train(net, config, batches, f"{name} {seed} {arm}")
+                guide = kdinpaint.Distiller(
+                    net, teacher, plan, cross=config.cross, self_ramp=config.steps // 5, readout=bool(readout)
+                )
+                train_guided(guide, net, config, batches, label)
             seconds = time.time() - began
             table = evaluate(net, pairs)
             content = {

@@ -88,15 +88,12 @@ def draw_samples(bench: Bench, methods: Sequence[Method]) -> None:
         pairs["bundled"] = bundled.pairs(common_folder(shown))
     for budget in bench.options.budget:
         end = f"{budget}_{bench.options.steps}.png"
-        paths = {bench.folder / f"samples_{name}_{end}": one for name, one in pairs.items()}
-        if all(path.exists() for path in paths):
-            continue
         nets = {}
         for one, steps in zip(methods, steps_of(bench, methods, budget).values(), strict=True):
             folder = row_folder(bench, one, bench.options.seeds[0], steps)
             nets[one.name] = load_model(folder / (one.name if one.name in RECIPES else "student"))
-        for path, what in paths.items():
-            write_contact_sheet(path, nets, what, rows=6)
+        for name, what in pairs.items():
+            write_contact_sheet(bench.folder / f"samples_{name}_{end}", nets, what, rows=6)
 
 
 def main(config: Config, clock: Callable[[], float] = time.monotonic) -> int:

@@ -24,6 +24,7 @@ Level = Literal["ok", "warning", "error"]
 MaskPolarity = Literal["auto", "hole", "known"]
 _NVIDIA: dict[Split, str] = {"test": "NVIDIA test masks", "train": "NVIDIA training masks"}
 _NAMED = 5
+_BINS = [f"{100 * low:g}-{100 * high:g} %" for low, high in pairwise(RATIO_BINS)]
 
 
 @dataclass(frozen=True)
@@ -173,8 +174,7 @@ def _published_bins(ratios: NDArray[np.float64], part: str) -> Finding:
     expected = len(ratios) // len(found)
     if set(found) == {expected}:
         return Finding("ok", f"{part}: {expected:,} of each bin, as published")
-    bins = zip(pairwise(RATIO_BINS), found, strict=True)
-    odd = ", ".join(f"{count:,} of {100 * low:g}-{100 * high:g} %" for (low, high), count in bins if count != expected)
+    odd = ", ".join(f"{count:,} of {name}" for name, count in zip(_BINS, found, strict=True) if count != expected)
     advice = "Fetch the archive's own files: scores by bin cannot stand beside published ones."
     return Finding("warning", f"{part}: {odd}, {expected:,} of each bin published. {advice}")
 
@@ -188,8 +188,7 @@ def _ratios(ratios: NDArray[np.float64], part: str, *, bins_matter: bool) -> Fin
         f"      {100 * low:3.0f}-{100 * high:3.0f} %  {count:6}  {'#' * round(40 * count / widest)}"
         for (low, high), count in zip(pairwise(edges), counts, strict=True)
     ]
-    bins = zip(pairwise(RATIO_BINS), counts[1:-1], strict=True)
-    empty = [f"{100 * low:g}-{100 * high:g} %" for (low, high), count in bins if not count]
+    empty = [name for name, count in zip(_BINS, counts[1:-1], strict=True) if not count]
     text = f"{part}: hole ratios of {len(ratios)} files, measured\n" + "\n".join(lines)
     if len(empty) == len(RATIO_BINS) - 1:
         return Finding("error", f"{text}\n      no mask from 1 to 60 %: check the polarity, or take other masks")
