@@ -146,11 +146,11 @@ def _stored(files: Sequence[Path], channels: int) -> StoredPhotos:
 
 
 def _masks(config: TrainConfig, look_at: int | None) -> Iterator[Finding]:
-    """Those to train and those to test with, once if they are the same."""
+    """Those to train and those to test with."""
     train, test = config.data.masks, config.evaluation.masks
     if train is not None:
         yield from _mask_files(train, "masks", "train", config.data.polarity, look_at)
-    if test is not None and find_archive(test, "train") != find_archive(test, "test"):
+    if test is not None:
         yield from _mask_files(test, "test masks", "test", config.evaluation.polarity, look_at)
 
 

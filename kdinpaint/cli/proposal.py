@@ -59,7 +59,8 @@ def propose(
 
     Args:
         photos: The data set.
-        masks: Mask files. Where only the NVIDIA training masks lie, generated ones are evaluated with.
+        masks: Mask files to evaluate with. Of the NVIDIA archives each is for its own part; other files do not train,
+            so that no mask is measured with that was trained with.
         polarity: What white means in them.
         dataset: Which data set; found out from the layout by default.
         preset: Another preset.
@@ -86,7 +87,8 @@ def propose(
     data = replace(config.data, dataset=found, size=size or config.data.size)
     evaluation = replace(config.evaluation, photos=evaluation_photos)
     if masks is not None:
-        data = replace(data, masks=masks, polarity=polarity)
+        if find_archive(masks, "train") == "train":
+            data = replace(data, masks=masks, polarity=polarity)
         if find_archive(masks, "test") != "train":
             evaluation = replace(evaluation, masks=masks, polarity=polarity)
     return Proposal(replace(config, data=data, evaluation=evaluation), preset, budget)

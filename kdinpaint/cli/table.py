@@ -95,7 +95,9 @@ def _results(run: str, protocol: str, manifest: str | None) -> list[MeasuredMeth
     contents = [item for item in contents if item[1]["manifest"].startswith(manifest or "")]
     if not contents:
         raise DataError(f"{path} has no results on a manifest that starts with {manifest!r}.")
-    return [method for file, content in contents for method in _methods(file, content, name or path.name)]
+    # A run that was trained on a manifest and evaluated on it again has these results twice.
+    once = {content["manifest"]: (file, content) for file, content in reversed(contents)}
+    return [method for file, content in once.values() for method in _methods(file, content, name or path.name)]
 
 
 def _methods(file: Path, content: dict[str, Any], name: str) -> list[MeasuredMethod]:

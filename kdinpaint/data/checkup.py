@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from kdinpaint._core.errors import DataError, ImageFileError, KDInpaintError, RangeError
+from kdinpaint._core.errors import ConfigError, DataError, ImageFileError, KDInpaintError, RangeError
 from kdinpaint.data.images import decode_image
 from kdinpaint.data.irregular_masks import IrregularMasks, Split
 from kdinpaint.data.mask_files import MaskFolder
@@ -64,7 +64,12 @@ def check_photos(
         expected: How many there should be; None if nobody knows.
         min_side: Smallest side that is wanted, pixels.
         look_at: How many to decode; None for all.
+
+    Raises:
+        ConfigError: None at all are to be looked at.
     """
+    if look_at is not None and look_at < 1:
+        raise ConfigError(f"look_at is {look_at}; expected at least 1, or None for all.")
     findings = [_count(len(photos), part, expected)]
     chosen = _spaced(len(photos), look_at)
     broken: list[str] = []

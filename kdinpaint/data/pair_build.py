@@ -40,7 +40,7 @@ def build_entries(
     _check(size, per_bin, pairs, bins, seed, windows_per_photo)
     rng = np.random.default_rng([seed, 0])
     files = PhotoFolder(photos, min_size=size if min_side is None else min_side, cache_bytes=0).paths
-    root = Path(photos) if isinstance(photos, str | os.PathLike) else common_folder(files)
+    root = Path(photos) if isinstance(photos, str | os.PathLike) else common_folder([Path(p) for p in photos])
     chosen = _choose_masks(masks, size, per_bin, pairs, bins, rng)
 
     turns = rng.permutation(len(files) * windows_per_photo).tolist()
@@ -102,7 +102,7 @@ def _choose_masks(
             for _ in range(each):
                 yield _draw_within(masks, size, low, high, rng)
         return
-    ratios = np.array([float(masks.read(index, (size, size)).mean()) for index in range(len(masks))])
+    ratios = np.array([float(masks.read(index, (size, size)).double().mean()) for index in range(len(masks))])
     members = [np.flatnonzero((ratios > low) & (ratios <= high)) for low, high in ranges]
     empty = [f"({low:g}, {high:g}]" for (low, high), found in zip(ranges, members, strict=True) if not len(found)]
     if len(empty) == len(ranges):

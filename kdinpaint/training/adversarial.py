@@ -20,7 +20,8 @@ class AdversarialObjective(Objective):
     Subclasses write `forward`, whose losses leave the adversarial terms out, `discriminate` and `deceive`. The
     discriminators belong to the module, so that they move and are saved with it, but need no gradient outside their
     own step: data-parallel wrappers pass them over, and their gradients are averaged over processes here. They run
-    in full precision. Their optimiser is part of `extra_state`: a stage goes on exactly where it stopped.
+    in full precision, and pass over steps whose gradients are not finite, as gradient scaling does for the network.
+    Their optimiser is part of `extra_state`: a stage goes on exactly where it stopped.
 
     Args:
         net: The network.
@@ -101,7 +102,9 @@ class AdversarialObjective(Objective):
                     p.grad /= distributed.get_world_size()
         for group in self.adam.param_groups:
             group["lr"] = self.lr * lr_factor(self.schedule, losses.progress)
-        self.adam.step()
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if bool(torch.isfinite(norm)):
+            self.adam.step()
         self.adam.zero_grad(set_to_none=True)
         self.discriminators.requires_grad_(False)
         return loss.detach()

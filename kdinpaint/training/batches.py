@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from kdinpaint._core.errors import ConfigError, KDInpaintError
+from kdinpaint._core.errors import KDInpaintError
 from kdinpaint.training.config import OptimConfig, RuntimeConfig
 from kdinpaint.training.interrupt import deaf_children
 
@@ -71,11 +71,7 @@ def step_batches(
         ConfigError: A batch cannot be shared out in equal parts.
         KDInpaintError: The data set has too few samples.
     """
-    if config.accumulate < 1 or config.batch % (count * config.accumulate):
-        raise ConfigError(
-            f"batch is {config.batch} with {count} processes and accumulate={config.accumulate}; expected a multiple "
-            f"of {count} x {config.accumulate}, so that every part has as many images. Change batch or accumulate."
-        )
+    config.check_batch(count)
     size = config.batch // count
     if isinstance(samples, BatchSource):
         for batch in samples.batches(first, config.steps, config.batch):

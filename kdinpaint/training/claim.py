@@ -57,7 +57,11 @@ def fingerprint(files: Sequence[Path]) -> str:
         raise DataError("there are no photos; expected at least one for training and one for evaluation.")
     digest = hashlib.sha256()
     for file in files:
-        digest.update(f"{file.name}\0{file.stat().st_size}\n".encode())
+        try:
+            length = file.stat().st_size
+        except OSError:  # a link that leads nowhere: passed over like any file that cannot be read
+            length = -1
+        digest.update(f"{file.name}\0{length}\n".encode())
     return digest.hexdigest()
 
 

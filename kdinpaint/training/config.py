@@ -29,6 +29,12 @@ DatasetName = Literal[
 ]
 
 
+def _at_least(smallest: int, **values: int) -> None:
+    for name, value in values.items():
+        if value < smallest:
+            raise ConfigError(f"{name} is {value}; expected at least {smallest}.")
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """What the networks see."""
@@ -78,6 +84,26 @@ class OptimConfig:
     """Largest norm of the gradient of a whole batch, or None."""
     ema_decay: float = 0.999
     """Decay of the averaged weights that are evaluated and kept; it warms up, so short runs average less."""
+
+    def __post_init__(self) -> None:
+        _at_least(1, steps=self.steps, batch=self.batch, accumulate=self.accumulate)
+        _at_least(0, warmup=self.warmup)
+
+    def check_batch(self, processes: int) -> None:
+        """Whether a batch can be shared out.
+
+        Args:
+            processes: That work on it.
+
+        Raises:
+            ConfigError: Not in equal parts.
+        """
+        if self.batch % (processes * self.accumulate):
+            raise ConfigError(
+                f"batch is {self.batch} with {processes} processes and accumulate={self.accumulate}; expected a "
+                f"multiple of {processes} x {self.accumulate}, so that every part has as many images. Change batch or "
+                f"accumulate."
+            )
 
 
 @dataclass(frozen=True)
@@ -263,6 +289,10 @@ class RuntimeConfig:
     """Where the logs go."""
     photos_in_memory: bool = False
     """Copy the training images of a named data set to memory, still encoded, before the first step."""
+
+    def __post_init__(self) -> None:
+        _at_least(1, checkpoint_every=self.checkpoint_every, log_every=self.log_every, prefetch=self.prefetch)
+        _at_least(0, workers=self.workers)
 
 
 @dataclass(frozen=True)

@@ -119,6 +119,7 @@ class Stage:
         self.step = 0
         self.seconds = 0.0
         self._random: dict[str, Any] | None = None
+        self._minimised: list[Tensor] = []
 
     def _lr_factor(self, step: int) -> float:
         rise = min(1.0, (step + 1) / (self.config.warmup + 1))
@@ -192,20 +193,19 @@ class Stage:
             mininterval=0.1 if sys.stderr.isatty() else 10.0,
             disable=self.quiet or not accelerator.is_main_process,
         )
+        news: dict[str, Tensor | float] = {}  # with what steps since the last report alone had to say
         try:
-            with StopRequest() as stop, bar, self._own_random_numbers():
+            with StopRequest() as stop, bar, self._own_random_numbers() as begin_step:
                 for batch in batches:
-                    if self._random is not None and accelerator.is_main_process:
-                        # Making the loader has drawn a number; the step must draw what it would have drawn.
-                        restore_random_state(self._random)
-                    self._random = None
-                    log = self._one_step(batch)
+                    begin_step()
+                    news |= self._one_step(batch)
                     self.seconds = time.monotonic() - began
                     end = self.step == self.config.steps
                     saves = end or self.step % self.runtime.checkpoint_every == 0
                     reports = end or self.step % self.runtime.log_every == 0
                     if reports:
-                        self._report(log, bar)
+                        self._report(news, bar)
+                        news = {}
                     if reports or saves:
                         self._check_loss(samples)
                     bar.update()
@@ -224,6 +224,7 @@ class Stage:
     def _one_step(self, batch: dict[str, Tensor]) -> dict[str, Tensor | float]:
         parts = self.config.accumulate
         logs: list[dict[str, Tensor | float]] = []
+        self._minimised = []
         if self.scaler is not None:
             self.objective.loss_scale = self.scaler.get_scale()
         for number, part in enumerate(split_batch(self._laid_out(batch), parts)):
@@ -240,7 +241,7 @@ class Stage:
         self._advance_schedule()
         self.ema.update_parameters(self.objective.net)
         log = logs[0] if parts == 1 else _mean_log(logs)
-        self.sentinel.see(cast(Tensor, log["loss"]), self.step)
+        self.sentinel.see(torch.stack(self._minimised).sum(), self.step)
         self.step += 1
         return log
 
@@ -254,6 +255,7 @@ class Stage:
             self.scheduler.step()
 
     def _backward(self, loss: Tensor) -> None:
+        self._minimised.append(loss.detach())
         parts = self.config.accumulate
         self.accelerator.backward(loss if parts == 1 else loss / parts)
 
@@ -263,14 +265,24 @@ class Stage:
         return {name: value.contiguous(memory_format=torch.channels_last) for name, value in batch.items()}
 
     @contextlib.contextmanager
-    def _own_random_numbers(self) -> Iterator[None]:
-        """What the main process draws is the run's; the others draw something else for their samples."""
+    def _own_random_numbers(self) -> Iterator[Callable[[], None]]:
+        """What to call before each step, so that it draws the same numbers whether the stage was interrupted or not.
+
+        What the main process draws is the run's; the others draw something else for their samples.
+        """
         if self.accelerator.is_main_process:
-            yield
+
+            def begin_step() -> None:
+                if self._random is not None:
+                    # Making the loader has drawn a number; the step must draw what it would have drawn.
+                    restore_random_state(self._random)
+                self._random = None
+
+            yield begin_step
             return
+        seed, rank = torch.initial_seed(), self.accelerator.process_index
         with torch.random.fork_rng():
-            torch.manual_seed(hash((torch.initial_seed(), self.step, self.accelerator.process_index)) % 2**63)
-            yield
+            yield lambda: cast(None, torch.manual_seed(hash((seed, self.step, rank)) % 2**63))
 
     def _stops(self, stop: StopRequest, *, at_report: bool) -> bool:
         """Whether to stop now; processes do so together, when they talk to each other anyway."""
@@ -311,9 +323,12 @@ class Stage:
         bar.set_postfix({name: f"{value:.4f}" for name, value in values.items() if "/" not in name}, refresh=False)
 
     def _save(self) -> None:
-        if not all(bool(torch.isfinite(p).all()) for p in self.objective.parameters()):
+        kept = {**self.objective.state_dict(), **self.ema.state_dict()}
+        bad = [name for name, value in kept.items() if not bool(torch.isfinite(value).all())]
+        if bad:
             raise KDInpaintError(
-                f"stage {self.name} has weights that are not finite at step {self.step}. The last checkpoint "
+                f"stage {self.name} has weights or statistics that are not finite at step {self.step}: "
+                f"{', '.join(bad[:3])}{', ...' if len(bad) > 3 else ''}. The last checkpoint "
                 f"({self.checkpoint}) is from before; lower the learning rate, or switch off mixed precision."
             )
         if self.accelerator.is_main_process:

@@ -58,9 +58,10 @@ class Run:
         photos: Training photos.
         held_out: Photos for evaluation.
         masks: Training masks; generated ones by default.
+        test_masks: Masks to evaluate with; generated ones by default.
 
     Raises:
-        ConfigError: The folder holds a run of another configuration or other photos.
+        ConfigError: The folder holds a run of another configuration, other photos or other masks.
         OutputError: The folder cannot be written.
         DataError: No usable photos.
     """
@@ -77,6 +78,7 @@ class Run:
         photos: Sequence[Path] | StoredPhotos,
         held_out: Sequence[Path],
         masks: MaskSource | None = None,
+        test_masks: MaskFolder | None = None,
     ) -> None:
         self.folder = folder
         self.config = config
@@ -84,10 +86,14 @@ class Run:
         self.runtime = runtime
         self.seed = seed
         self.held_out = list(held_out)
-        self.masks = masks
+        self.masks, self.test_masks = masks, test_masks
         self.photos = _opened(photos, data)
         found = photos.fingerprint if isinstance(photos, StoredPhotos) else fingerprint(photos)
-        files = {"masks_sha256": fingerprint(masks.paths)} if isinstance(masks, MaskFolder) else {}
+        files = {
+            f"{name}_sha256": fingerprint(source.paths)
+            for name, source in (("masks", masks), ("test_masks", test_masks))
+            if isinstance(source, MaskFolder)
+        }
         self.accelerator = make_accelerator(runtime, mixed_precision, folder / "tensorboard")
         with self.accelerator.main_process_first():  # which writes; the others find and compare
             claim_folder(folder, {**config, "photos_sha256": found, "held_out_sha256": fingerprint(held_out), **files})
@@ -154,12 +160,11 @@ class Run:
         self.seconds[name] = stage.seconds
         return net
 
-    def manifest(self, per_bin: int, *, masks: MaskFolder | None = None, min_side: int | None = None) -> PairManifest:
+    def manifest(self, per_bin: int, *, min_side: int | None = None) -> PairManifest:
         """The frozen evaluation list of this run, made once.
 
         Args:
             per_bin: Pairs in each hole-ratio bin.
-            masks: Mask files; generated masks by default.
             min_side: Smallest side of a photo; photos smaller than the evaluation are enlarged.
         """
         path = self.folder / "manifest.json"
@@ -169,7 +174,7 @@ class Run:
             manifest = PairManifest.build(
                 self.held_out,
                 size=self.data.size,
-                masks=masks or MaskGenerator(self.data.holes),
+                masks=self.test_masks or MaskGenerator(self.data.holes),
                 per_bin=per_bin,
                 seed=self.seed,
                 windows_per_photo=windows if self.data.dataset is None else 1,

@@ -1,12 +1,13 @@
 """What a configuration trains on and is measured on: photos and masks, opened."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
 from kdinpaint._core.checks import check_choice
-from kdinpaint._core.errors import DataError
+from kdinpaint._core.errors import DataError, KDInpaintWarning
 from kdinpaint.data import (
     CelebA,
     IrregularMasks,
@@ -107,7 +108,8 @@ def open_sources(
 ) -> Sources:
     """Open what a configuration names.
 
-    Of a data set with more held-out photos than pairs are asked for, as many as pairs are taken, evenly spaced.
+    Of a data set with more held-out photos than pairs are asked for, as many as pairs are taken, evenly spaced. Of a
+    folder of photos, those that are held out are left out of training, with a warning.
 
     Raises:
         DataError: A layout is another one, or there are too few photos.
@@ -123,7 +125,8 @@ def open_sources(
         if evaluation.photos is None:
             chosen, held_out = split_photos(photos, every=every)
         else:
-            chosen, held_out = list_images(photos), list_images(evaluation.photos)
+            held_out = list_images(evaluation.photos)
+            chosen = _without(list_images(photos), held_out, photos)
     else:
         chosen = open_dataset(photos, data, "train", in_memory=in_memory)
         min_side = min(data.size, 178) if data.dataset == "celeba" else data.size
@@ -148,6 +151,21 @@ def split_photos(folder: Path, *, every: int) -> tuple[list[Path], list[Path]]:
             f"{folder} holds a single photo; expected at least two, one of them for evaluation. Add photos."
         )
     return rest, held_out
+
+
+def _without(files: list[Path], held_out: Sequence[Path], folder: Path) -> list[Path]:
+    """Files to train on: those held out, which may lie in the same folder, are not."""
+    measured = {file.resolve() for file in held_out}
+    rest = [file for file in files if file.resolve() not in measured]
+    if not rest:
+        raise DataError(f"{folder} holds no photo that is not held out for evaluation. Add photos, or hold out fewer.")
+    if len(rest) < len(files):
+        warnings.warn(
+            f"{len(files) - len(rest)} photos of {folder} are held out for evaluation; training leaves them out.",
+            KDInpaintWarning,
+            stacklevel=3,
+        )
+    return rest
 
 
 def _spaced(files: Sequence[Path], count: int) -> list[Path]:

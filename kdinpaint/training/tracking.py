@@ -59,7 +59,7 @@ def start_trackers(
         names: "tensorboard", "wandb".
         stage: Its name.
         folder: Of the stage.
-        step: From which on points will come; later ones are from before an interruption and give way.
+        step: Steps done. Points of later ones are from before an interruption and give way.
         settings: What Weights & Biases shows as the configuration; TensorBoard has no place for it.
 
     Raises:
@@ -75,7 +75,7 @@ def _started(
     trackers: list[GeneralTracker] = []
     for name in names:
         if name == "tensorboard":
-            trackers.append(TensorBoardTracker(stage, accelerator.logging_dir, purge_step=step))
+            trackers.append(TensorBoardTracker(stage, accelerator.logging_dir, purge_step=step + 1 if step else 0))
         else:
             # The same folder is the same run, however often it is interrupted.
             identity = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]

@@ -1,5 +1,6 @@
 """From a folder of photos to a trained, measured inpainter."""
 
+import os
 from typing import Any, cast
 
 import torch
@@ -8,13 +9,14 @@ from kdinpaint._core.errors import ConfigError, WeightsError
 from kdinpaint.data import common_folder
 from kdinpaint.models import AutoEncoder, InpaintingNet, create_model, load_model
 from kdinpaint.models.comparators import Comparator
-from kdinpaint.training.config import TrainConfig
+from kdinpaint.training.config import OptimConfig, TrainConfig
 from kdinpaint.training.figures import write_contact_sheet
 from kdinpaint.training.interrupt import preemptible
 from kdinpaint.training.phases import make_comparator, train_comparator
 from kdinpaint.training.recipes import RECIPES, Recipe
 from kdinpaint.training.run import Run, config_dict
 from kdinpaint.training.sources import open_sources, split_photos
+from kdinpaint.training.student import StudentObjective
 from kdinpaint.training.watch import Watch
 
 __all__ = ["description", "split_photos", "teacher_name", "train"]
@@ -48,10 +50,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
         KDInpaintError: See the errors of `Run` and `Stage`.
         KeyboardInterrupt: After Ctrl-C, with everything on disk; after SIGTERM or SIGUSR1 it is a `Preempted`.
     """
-    if config.model not in RECIPES:
-        teacher_name(config.model)
-        with torch.device("meta"):  # an error in the student's options must not wait for its teacher
-            config.student.distill.check_levels(len(_student(config).channels))
+    _check(config)
     sources = open_sources(
         config.photos, config.data, config.evaluation, in_memory=config.runtime.photos_in_memory, every=20
     )
@@ -65,8 +64,9 @@ def train(config: TrainConfig) -> dict[str, Any]:
         photos=sources.photos,
         held_out=sources.held_out,
         masks=sources.masks,
+        test_masks=sources.test_masks,
     )
-    manifest = run.manifest(config.evaluation.per_bin, masks=sources.test_masks, min_side=sources.min_side)
+    manifest = run.manifest(config.evaluation.per_bin, min_side=sources.min_side)
     pairs = manifest.pairs(common_folder(sources.held_out), channels=config.data.channels)
     if config.evaluation.every:
         run.watch = Watch(pairs, config.evaluation.every)
@@ -82,6 +82,21 @@ def train(config: TrainConfig) -> dict[str, Any]:
         write_contact_sheet(config.out / "contact_sheet.png", {name: model}, pairs)
     run.accelerator.wait_for_everyone()
     return results
+
+
+def _check(config: TrainConfig) -> None:
+    """Raise what is wrong with the options of any stage: not hours later, in a folder that refuses their correction."""
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if config.model in RECIPES:
+        OptimConfig(batch=_recipe(config).batch).check_batch(processes)
+        return
+    with torch.device("meta"):
+        student, teacher = _student(config), _fresh_teacher(config)
+        distilled = teacher if config.student.distill.active else None
+        StudentObjective(student, distilled, loss=config.student.loss, distill=config.student.distill)
+    config.student.optim.check_batch(processes)
+    if _needs_teacher(config) and config.teacher.weights is None:
+        config.teacher.optim.check_batch(processes)
 
 
 def description(config: TrainConfig) -> dict[str, Any]:
@@ -109,14 +124,21 @@ def _student(config: TrainConfig) -> InpaintingNet:
     return cast(InpaintingNet, create_model(config.model, in_channels=config.data.channels, **filler))
 
 
+def _needs_teacher(config: TrainConfig) -> bool:
+    return config.student.init != "scratch" or config.student.distill.active
+
+
+def _fresh_teacher(config: TrainConfig) -> AutoEncoder:
+    attention = {"attention": "fuse"} if config.student.distill.attention_transfer else {}
+    net = create_model(teacher_name(config.model), in_channels=config.data.channels, **attention)
+    return cast(AutoEncoder, net)
+
+
 def _teacher(config: TrainConfig, run: Run) -> AutoEncoder | None:
-    distill = config.student.distill
-    if config.student.init == "scratch" and not distill.active:
+    if not _needs_teacher(config):
         return None
     if config.teacher.weights is None:
-        attention = {"attention": "fuse"} if distill.attention_transfer else {}
-        net = create_model(teacher_name(config.model), in_channels=config.data.channels, **attention)
-        return run.train_teacher(cast(AutoEncoder, net), config.teacher.optim)
+        return run.train_teacher(_fresh_teacher(config), config.teacher.optim)
     loaded = load_model(config.teacher.weights, device=run.accelerator.device)
     if not isinstance(loaded, AutoEncoder):
         raise WeightsError(f"{config.teacher.weights} is a {type(loaded).__name__}; expected an AutoEncoder.")

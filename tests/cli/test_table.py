@@ -94,6 +94,14 @@ def test_manifests_are_not_mixed_and_the_shared_one_is_found(tmp_path, capsys):
     assert cells(table(capsys, tmp_path / "a", tmp_path / "b", "--manifest=aaa"), "b")[0] == "26.50 ± 0.50"
 
 
+def test_a_run_that_was_evaluated_again_on_its_own_manifest_stands_once(tmp_path, capsys):
+    for name, psnr in (("a", 30), ("b", 31)):
+        write(tmp_path / name, psnr)
+        write(tmp_path / name / "evaluation" / "aaaa", psnr, dataset=None)
+    text = table(capsys, f"ours={tmp_path / 'a'}", f"plain={tmp_path / 'b'}")
+    assert (cells(text, "ours")[0], cells(text, "plain")[0]) == ("28.50 ± 0.50", "29.50 ± 0.50")
+
+
 def test_mistakes(tmp_path, capsys):
     assert "holds no metrics.json" in fails(capsys, tmp_path)
     (tmp_path / "metrics.json").write_text("{}")

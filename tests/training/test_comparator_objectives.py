@@ -249,6 +249,17 @@ def test_discriminators_follow_the_schedule():
     assert stage.adam.param_groups[0]["lr"] == pytest.approx(1e-6, rel=1e-3)  # a tenth of 0.1 * 1e-4
 
 
+@pytest.mark.parametrize("name", ["gc", "pic"])
+def test_discriminators_pass_over_steps_that_are_not_finite(name):
+    stage, data = objective(name), batch()
+    before = {key: value.clone() for key, value in stage.discriminators.named_parameters()}
+    stage.backward(stage({**data, "image": data["image"] * float("inf")}, 0.0), 0, lambda loss: None)
+    assert all(torch.equal(value, before[key]) for key, value in stage.discriminators.named_parameters())
+    stage.backward(stage(data, 0.0), 1, lambda loss: None)
+    assert not all(torch.equal(value, before[key]) for key, value in stage.discriminators.named_parameters())
+    assert all(torch.isfinite(value).all() for value in stage.discriminators.parameters())
+
+
 def test_gradients_of_discriminators_are_averaged_over_processes(monkeypatch):
     class ThreeProcesses:
         """Stands for torch.distributed in one of three processes that hold 1, 2 and 3 times the gradient."""

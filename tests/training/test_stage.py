@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 from harness import assert_equal
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.data import Dataset
 
@@ -279,6 +280,58 @@ def test_a_full_disk_stops_the_log_with_a_message(tmp_path, monkeypatch, written
         stage(tmp_path).run(Noise())
     monkeypatch.undo()
     stage(tmp_path).run(Noise())
+
+
+def points(folder, tag):
+    events = EventAccumulator(str(folder / "logs" / "noise")).Reload()
+    return [event.step for event in events.Scalars(tag)]
+
+
+def test_what_steps_say_now_and_then_reaches_the_log(tmp_path):
+    # The meta-learner has its say in steps 1, 3, 5, ..., and none of them is reported on.
+    stage(tmp_path, replace(OPTIM, steps=10), replace(RUNTIME, log_every=4), student=True).run(Noise())
+    assert points(tmp_path, "loss") == points(tmp_path, "importance/effective_share") == [4, 8, 10]
+
+
+def test_going_on_keeps_the_points_of_the_log_up_to_there(tmp_path):
+    with pytest.raises(Preempted):
+        stage(tmp_path, on_step=stop_at(4)).run(Noise())
+    stage(tmp_path).run(Noise())
+    assert points(tmp_path, "loss") == [1, 2, 3, 4, 5, 6]
+
+
+def test_other_processes_draw_the_same_numbers_after_an_interruption(tmp_path):
+    one = stage(tmp_path)
+    one.accelerator = types.SimpleNamespace(is_main_process=False, process_index=1)
+
+    def drawn(first, last):
+        found = []
+        with one._own_random_numbers() as begin_step:
+            for one.step in range(first, last):
+                begin_step()
+                found.append(torch.rand(2).tolist())
+        return found
+
+    assert drawn(0, 4)[2:] == drawn(2, 4)
+
+
+def test_statistics_that_are_not_finite_are_not_saved(tmp_path):
+    def ruined(stage):
+        if stage.step == 3:
+            stage.objective.net.seen.fill_(float("nan"))
+
+    one = stage(tmp_path, on_step=ruined)
+    one.objective.net.register_buffer("seen", torch.zeros(1))
+    with pytest.raises(KDInpaintError, match=r"statistics that are not finite at step 4: net\.seen"):
+        one.run(Noise())
+    assert load_checkpoint(tmp_path / "checkpoint.pt")["step"] == 2
+
+
+def test_adversarial_terms_that_are_not_finite_stop_the_stage(tmp_path):
+    one = stage(tmp_path)
+    one.objective.backward = lambda losses, step, backward: backward(losses.total + float("nan")) or {}
+    with pytest.raises(KDInpaintError, match="the loss is not finite at step 1"):
+        one.run(Noise())
 
 
 def test_no_tracker_at_all(tmp_path):
