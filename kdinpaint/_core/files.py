@@ -7,9 +7,11 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
+
 from kdinpaint._core.errors import OutputError
 
-__all__ = ["atomic_path", "clear_leftovers", "make_folder", "write_text"]
+__all__ = ["atomic_path", "clear_leftovers", "make_folder", "write_tensors", "write_text"]
 
 
 @contextlib.contextmanager
@@ -45,6 +47,14 @@ def atomic_path(path: Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def write_tensors(path: Path, content: object) -> None:
+    """`torch.save` that fails as writing anything else does: with an OSError."""
+    try:
+        torch.save(content, path)
+    except RuntimeError as error:  # how torch reports a failed write
+        raise OSError(str(error).splitlines()[0]) from error
 
 
 def _sync_folder(folder: Path) -> None:

@@ -116,6 +116,8 @@ def _channels(models: dict[str, InpaintingNet | Comparator]) -> int:
 
 def _manifest(config: EvaluateConfig) -> PairManifest:
     if config.manifest is not None:
+        if config.masks is not None:
+            raise ConfigError(f"{config.manifest} holds its masks; leave out --masks, or --manifest for other pairs.")
         return PairManifest.load(config.manifest)
     masks = MaskGenerator() if config.masks is None else open_masks(config.masks, "test", polarity=config.polarity)
     return PairManifest.build(

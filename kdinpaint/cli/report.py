@@ -25,8 +25,9 @@ def print_results(results: dict[str, Any]) -> None:
         print(compare_methods(models, metric, digits=4 if metric == "ssim" else 2, style="plain"))
     print(f"\n{'cost':12}{'parameters':>12}{'GMAC':>9}{'ms/image':>10}{'training':>12}")
     for name, model in models.items():
-        seconds = results.get("train_seconds", {}).get(name)
-        took = f"{seconds:.0f} s" if seconds is not None else "-"
+        stages = results.get("train_seconds", {}).items()
+        seconds = [took for stage, took in stages if stage == name or stage.startswith(f"phases/{name}_")]
+        took = f"{sum(seconds):.0f} s" if seconds else "-"
         millions, milliseconds = model["parameters"] / 1e6, model["milliseconds"]
         print(f"{name:12}{millions:>10.2f} M{model['gmac']:>9.2f}{milliseconds:>10.1f}{took:>12}")
     print(f"\nprotocol {results['protocol']}, manifest {results['manifest'][:12]}")

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kdinpaint._core.errors import ConfigError, DataError
-from kdinpaint._core.files import atomic_path
+from kdinpaint._core.files import atomic_path, write_tensors
 from kdinpaint.data.samples import MaskSource, Photos
 from kdinpaint.data.windows import cut_window
 
@@ -96,7 +96,7 @@ class ResidentData:
     def save(self, path: Path) -> None:
         """Write the data to a file, atomically; raises OutputError if that fails."""
         with atomic_path(path) as temporary:
-            torch.save({"format": _FORMAT, **self.__dict__}, temporary)
+            write_tensors(temporary, {"format": _FORMAT, **self.__dict__})
 
     @classmethod
     def load(cls, path: Path) -> "ResidentData":

@@ -1,7 +1,6 @@
 """From a module to a graph that holds for every batch, height and width."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -9,23 +8,10 @@ from torch.export import Dim, ExportedProgram
 
 from kdinpaint._core.errors import ConfigError
 
-__all__ = ["capture", "evaluating", "resized", "shapes"]
+__all__ = ["capture", "resized", "shapes"]
 
 _AXES = (0, 2, 3)
 _SCALES = ((1, 2), (2, 1), (3, 2), (4, 1), (8, 1))
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model and all its parts in eval mode and without gradients; afterwards as they were."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def capture(model: nn.Module, example: Sequence[Tensor], *, dynamic: bool) -> ExportedProgram:

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from kdinpaint._core.checks import describe
 from kdinpaint._core.errors import ConfigError
 from kdinpaint._core.files import atomic_path
+from kdinpaint._core.modes import evaluating
 from kdinpaint._core.optional import require
-from kdinpaint.exporting.capture import capture, evaluating
+from kdinpaint.exporting.capture import capture
 from kdinpaint.exporting.comparison import compare
 from kdinpaint.exporting.translation import MIN_OPSET, translations
 

@@ -112,16 +112,14 @@ def _network(arch: Arch, weights: VGGWeights) -> nn.Sequential:
 
     build = {"vgg16": models.vgg16, "vgg19": models.vgg19}[arch]
     if weights == "random":
-        # The same numbers every time, and the caller's generator as it was.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            with torch.device("meta"):
-                features: nn.Sequential = build().features
-            features = features.to_empty(device="cpu")
-            for layer in features:
-                if isinstance(layer, nn.Conv2d) and layer.bias is not None:
-                    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-                    nn.init.zeros_(layer.bias)
+        draw = torch.Generator().manual_seed(0)  # the same numbers every time
+        with torch.device("meta"):
+            features: nn.Sequential = build().features
+        features = features.to_empty(device="cpu")
+        for layer in features:
+            if isinstance(layer, nn.Conv2d) and layer.bias is not None:
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=draw)
+                nn.init.zeros_(layer.bias)
     else:
         state = _state(arch, weights)
         with torch.device("meta"):

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
 
+from kdinpaint._core.modes import evaluating
+
 __all__ = ["ModelCost", "model_cost"]
 
 
@@ -48,11 +50,6 @@ def model_cost(model: nn.Module, *inputs: Tensor) -> ModelCost:
         >>> model_cost(torch.nn.Conv2d(1, 1, 3, bias=False), torch.rand(1, 1, 3, 3))
         ModelCost(parameters=9, gmac=9e-09)
     """
-    training = model.training
-    model.eval()
-    try:
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            model(*inputs)
-    finally:
-        model.train(training)
+    with evaluating(model), FlopCounterMode(display=False) as counter:
+        model(*inputs)
     return ModelCost(sum(p.numel() for p in model.parameters()), counter.get_total_flops() / 2e9)

@@ -4,9 +4,10 @@ from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from kdinpaint._core.checks import check_choice, check_feature, describe
-from kdinpaint._core.errors import ShapeError
+from kdinpaint._core.errors import ConfigError, ShapeError
 from kdinpaint.ops.fused import adaptive_conv, choose_backend
 from kdinpaint.ops.geometry import Geometry, IntPair
 from kdinpaint.ops.reference import adaptive_conv2d_reference
@@ -60,14 +61,15 @@ def adaptive_conv2d(
             compiles it, in some seconds, if there is a C++ compiler. "torch": plain PyTorch around matrix products
             in tiles, on any device. "auto": the first of these three that can run, see
             `adaptive_conv2d_backend`. "torchvision": its operator, once differentiable. "reference": a readable
-            loop over the taps.
+            loop over the taps, which "auto" takes for forward-mode derivatives, too.
 
     Returns:
         (B, C_out, H_out, W_out).
 
     Raises:
         ShapeError: Shapes do not fit each other.
-        ConfigError: Unknown backend, or one that cannot run here; stride, padding or dilation out of range.
+        ConfigError: Unknown backend, one that cannot run here, or one without forward-mode derivatives where they are
+            wanted; stride, padding or dilation out of range.
 
     Example:
         >>> import torch
@@ -89,11 +91,26 @@ def adaptive_conv2d(
         input, weight = input.to(dtype), weight.to(dtype)
     if bias is not None:
         bias = bias.to(input.dtype)
+    if _has_tangent(input, weight, offset, kernel, bias):
+        if backend not in ("auto", "reference"):
+            raise ConfigError(
+                f"backend={backend!r} has no forward-mode derivative and would lose it without a word; use 'auto' or "
+                f"'reference'."
+            )
+        backend = "reference"
     if backend not in ("torchvision", "reference"):
         return adaptive_conv(input, weight, offset, kernel, bias, region, *geometry[1:], backend)
     with torch.autocast(device, enabled=False):
         output = _composite(input, weight, offset, kernel, bias, geometry, backend)
     return output if region is None else torch.where(region != 0, output, 0.0)
+
+
+def _has_tangent(*tensors: Tensor | None) -> bool:
+    """Whether forward-mode differentiation is under way."""
+    if torch.compiler.is_compiling() or forward_ad._current_level < 0:
+        return False
+    duals = [forward_ad.unpack_dual(t) for t in tensors if t is not None]  # type: ignore[no-untyped-call]
+    return any(dual.tangent is not None for dual in duals)
 
 
 class BackendChoice(NamedTuple):

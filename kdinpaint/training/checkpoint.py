@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from kdinpaint._core.errors import CheckpointError, KDInpaintWarning
-from kdinpaint._core.files import atomic_path
+from kdinpaint._core.files import atomic_path, write_tensors
 
 __all__ = [
     "has_checkpoint",
@@ -33,10 +33,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
         OutputError: It cannot be written; the previous one is untouched.
     """
     with atomic_path(path) as temporary:
-        try:
-            torch.save({"format": _FORMAT, **state}, temporary)
-        except RuntimeError as error:  # how torch reports a failed write
-            raise OSError(str(error).splitlines()[0]) from error
+        write_tensors(temporary, {"format": _FORMAT, **state})
         with temporary.open("rb+") as written:
             os.fsync(written.fileno())
         if path.exists():

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from kdinpaint._core.errors import KDInpaintError
-from kdinpaint._core.files import atomic_path
+from kdinpaint._core.files import atomic_path, write_tensors
 from kdinpaint._core.processes import distributed
 from kdinpaint.training.batches import Samples, whole_batch
 
@@ -64,7 +64,7 @@ class LossSentinel:
             content: dict[str, Any] = {**whole_batch(samples, since, batch), "step": since}
             seed = getattr(samples, "seed", None)
             with atomic_path(path) as temporary:
-                torch.save(content if seed is None else {**content, "seed": seed}, temporary)
+                write_tensors(temporary, content if seed is None else {**content, "seed": seed})
         raise KDInpaintError(
             f"stage {stage}: the loss is not finite at step {since + 1}. The batch of that step is in {path} (image, "
             f"mask, step, seed; read it with torch.load). The last checkpoint is from before. If the images are sound, "

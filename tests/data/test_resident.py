@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from kdinpaint._core.errors import ConfigError, DataError
+from kdinpaint._core.errors import ConfigError, DataError, OutputError
 from kdinpaint.data import MaskGenerator, PhotoFolder, ResidentBatches, ResidentData
 from kdinpaint.data.resident import resampling_weights
 from kdinpaint.data.windows import cut_window
@@ -17,6 +17,16 @@ def data(photo_folder):
 
 def same(a, b):
     return all(torch.equal(a[name], b[name]) for name in ("image", "mask"))
+
+
+def test_a_full_disk_is_an_output_error_and_leaves_nothing(data, tmp_path, monkeypatch):
+    def full(content, path):
+        raise RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 128 vs 22")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OutputError, match=r"cannot write .*data\.pt: .*unexpected pos"):
+        data.save(tmp_path / "data.pt")
+    assert not list(tmp_path.glob("*data.pt*"))
 
 
 def test_a_batch_depends_on_seed_and_step_alone(data):

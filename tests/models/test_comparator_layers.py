@@ -201,6 +201,14 @@ def test_canny_is_that_of_scikit_image(sigma, masked):
         assert (e.bool().numpy() == expected).all()
 
 
+def test_canny_under_autocast_finds_the_same_edges():
+    grey = F.interpolate(torch.rand(2, 1, 12, 12, generator=seeded(3)), scale_factor=8, mode="bilinear")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = canny_edges(grey)
+    assert torch.equal(found, canny_edges(grey))
+    assert found.sum() > 100
+
+
 def test_canny_does_not_see_the_hole():
     grey, mask = torch.rand(1, 1, 32, 32), torch.zeros(1, 1, 32, 32)
     mask[..., 10:20, 10:20] = 1

@@ -142,6 +142,14 @@ def test_ec_has_the_layers_of_its_table_and_21_5_million_parameters():
     assert not any(m.affine for m in net.modules() if isinstance(m, nn.InstanceNorm2d))
 
 
+def test_the_fresh_edge_generator_is_spectrally_normalised():
+    edges = create_model("ec", width=8, blocks=2).edges.eval()
+    for layer in edges.modules():
+        if nn.utils.parametrize.is_parametrized(layer):
+            weight = layer.weight.transpose(0, 1) if isinstance(layer, nn.ConvTranspose2d) else layer.weight
+            assert 0.99 < torch.linalg.matrix_norm(weight.flatten(1), 2) < 1.2
+
+
 def test_pic_has_the_shapes_of_its_table():
     with torch.device("meta"):
         net = create_model("pic")

@@ -162,6 +162,22 @@ def test_gradients_of_first_and_second_order(geometry, region):
     assert gradgradcheck(lambda *t: adaptive_conv2d(*t, *options, region=where), leaves, fast_mode=True)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # PyTorch's own, of forward mode
+@pytest.mark.parametrize("region", [False, True])
+def test_forward_mode_derivatives_are_right_or_refused(region):
+    (x, weight, offset, kernel, _), options = small()
+    where = random_mask(2, *offset.shape[-2:]) if region else None
+    step = torch.randn(x.shape, dtype=x.dtype, generator=seeded(1))
+
+    def call(x, backend="auto"):
+        return adaptive_conv2d(x, weight, offset, kernel, None, *options, region=where, backend=backend)
+
+    _, found = torch.func.jvp(call, (x,), (step,))
+    torch.testing.assert_close(found, call(step))  # linear in x
+    with pytest.raises(ConfigError, match="no forward-mode derivative"):
+        torch.func.jvp(lambda x: call(x, "torch"), (x,), (step,))
+
+
 def test_unmoved_taps_on_the_rim_know_where_the_image_is():
     # One pixel, padding 1: the outer taps lie exactly at -1, where moving towards the image must pay.
     x, weight = torch.full((1, 1, 1, 1), 1.5), torch.ones(1, 1, 1, 1)

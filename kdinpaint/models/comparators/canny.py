@@ -46,9 +46,16 @@ def canny_edges(
         tensor([7])
     """
     check_feature(grey, "grey", channels=1)
-    known = torch.ones_like(grey)
     if mask is not None:
         check_mask(mask, grey)
+    with torch.autocast(grey.device.type, enabled=False):  # rounding would move edges and break thresholds
+        wide = grey.to(torch.promote_types(grey.dtype, torch.float32))
+        return _edges(wide, mask, sigma, low, high).to(grey.dtype)
+
+
+def _edges(grey: Tensor, mask: Tensor | None, sigma: float, low: float, high: float) -> Tensor:
+    known = torch.ones_like(grey)
+    if mask is not None:
         known = (mask == 0).to(grey.dtype)
         grey = torch.where(mask == 0, grey, 0.0)
     smooth = _gaussian(grey, sigma) / (_gaussian(known, sigma) + _EPS)

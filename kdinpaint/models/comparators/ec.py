@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from kdinpaint._core.errors import ConfigError
-from kdinpaint.models.comparators.base import Comparator, spectral_norm, to_unit
+from kdinpaint.models.comparators.base import Comparator, settle_spectral_norm, spectral_norm, to_unit
 from kdinpaint.models.comparators.canny import canny_edges, to_grey
 
 __all__ = ["EdgeConnectNet"]
@@ -70,6 +70,7 @@ class EdgeConnectGenerator(nn.Module):
                 nn.init.normal_(weight, 0.0, 0.02)  # type: ignore[arg-type]
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+        settle_spectral_norm(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in, H, W), sides multiples of 4 -> (B, out, H, W)."""
