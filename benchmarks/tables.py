@@ -225,6 +225,7 @@ GRIDS = (
     "where",
     "where_again",
     "where_1500",
+    "self",
     "aligner",
     "decoder",
     "init",
