@@ -83,7 +83,9 @@ def retrofit(
     order = {call.name: call.begin for call in reversed(calls)}
     found = [specify(plan, model, stage, calls, image, hole.shape[0]) for stage in stages]
     found.sort(key=lambda one: order[one[0].name])
-    feed = MaskFeed(source)
+    levels = tuple(level for _, level, _ in found)
+    ends = {modules[end]: end for stage in stages for end in stage}
+    feed = MaskFeed(source, levels, {name: ends[module] for name, module in modules.items() if module in ends})
     wrapped, costs, seed = [], [], torch.get_rng_state()
     try:
         for spec, level, feature in found:
@@ -98,7 +100,7 @@ def retrofit(
         _remove(model)
         raise
     counts = tuple(sum(p.numel() for p in stage.kdinpaint_filler.parameters()) for stage in wrapped)
-    return RetrofitReport(tuple(level for _, level, _ in found), counts, tuple(costs), trainable)
+    return RetrofitReport(levels, counts, tuple(costs), trainable)
 
 
 def unretrofit(model: nn.Module) -> None:
