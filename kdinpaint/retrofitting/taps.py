@@ -28,6 +28,7 @@ class _Record:
     def __init__(self) -> None:
         self.active = False
         self.grad = False
+        self.training = True
         self.found: dict[str, dict[torch.device, Tensor]] = {}
         self.origin: dict[str, tuple[Tensor, int]] = {}
 
@@ -45,8 +46,13 @@ class _Tap:
         self.select = select
         self.repeats = repeats
         self.feeds = feeds
-        # Whether later modules change the output in place; None until an eager run has shown it.
-        self.changes: bool | None = None
+        # Whether later modules change the output in place, by the mode of the network: dropout does in training only.
+        self.known: dict[bool, bool] = {}
+
+    @property
+    def changes(self) -> bool | None:
+        """Whether the output is changed in place in the present mode; None until an eager run has shown it."""
+        return self.known.get(self.record.training)
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:  # noqa: ANN401
         record = self.record
@@ -212,7 +218,7 @@ class Taps:
         record = self._record
         if not torch.compiler.is_compiling():
             self._check(bare(model))
-            record.grad = torch.is_grad_enabled()
+            record.grad, record.training = torch.is_grad_enabled(), bare(model).training
         record.found = {name: {} for name in self._levels}
         record.active = True
         try:
@@ -260,22 +266,22 @@ class Taps:
         for name, (feature, version) in self._record.origin.items():
             tap, changed = self._taps[name], feature._version != version
             if tap.changes is False and changed:
-                tap.changes = True
+                tap.known[self._record.training] = True
                 raise ConfigError(
                     f"the output of stage {name!r} was changed in place in this forward pass, and never before. "
                     f"Call again; it is copied from now on."
                 )
-            tap.changes = bool(tap.changes) or changed
+            tap.known[self._record.training] = bool(tap.changes) or changed
 
     @property
     def learned(self) -> Tensor:
-        """Which outputs are changed in place later, one number a level: 1, 0, or -1 for not known yet."""
-        return torch.tensor([-1 if tap.changes is None else int(tap.changes) for tap in self._taps.values()])
+        """Which outputs are changed in place later in training, one number a level: 1, 0, or -1 for not known yet."""
+        return torch.tensor([int(tap.known.get(True, -1)) for tap in self._taps.values()])
 
     @learned.setter
     def learned(self, state: Tensor) -> None:
         for tap, known in zip(self._taps.values(), state.tolist(), strict=True):
-            tap.changes = None if known < 0 else bool(known)
+            tap.known = {} if known < 0 else {True: bool(known)}
 
     def _lay_out(self, name: str, feature: Tensor, size: tuple[int, int] | None) -> Tensor:
         level = self._levels[name]

@@ -133,6 +133,20 @@ def test_outputs_changed_in_place_later():
     assert plain._taps["level1"].changes is False
 
 
+def test_outputs_changed_in_place_in_training_alone():
+    net = nn.Sequential(nn.Conv2d(4, 8, 4, 2, 1), nn.Dropout2d(0.5, inplace=True), nn.Conv2d(8, 16, 4, 2, 1))
+    taps = Taps(net, ["0", "2"])
+    for training in (False, True, True, False):
+        net.train(training)
+        _, features = taps(X)
+        assert_equal(features[0], net[0](X))
+        assert taps._taps["0"].changes is training
+    assert taps.learned.tolist() == [1, 0]
+    again = Taps(net, ["0", "2"])
+    again.learned = taps.learned
+    assert_equal(again.learned, taps.learned)
+
+
 def test_checkpointed_stages():
     net = Checkpointed(reentrant=False)
     expected = torch.autograd.grad(net.stage(X).square().sum(), net.stage[0].weight)
