@@ -126,7 +126,8 @@ class Taps:
     that later modules change in place is copied before they do. Copies and pickles of the network and of the taps
     stay a pair if they are made together.
 
-    Under `torch.compile`, create the taps before the first call of a compiled network.
+    Under `torch.compile`, create the taps before the first call of a compiled network, also of another one of its
+    class, or call `torch.compiler.reset()` afterwards; or compile what calls the taps, as `torch.compile(guide)` does.
 
     Args:
         model: The network, also inside `DataParallel`, `DistributedDataParallel` or `torch.compile`.
@@ -249,8 +250,9 @@ class Taps:
     def _feature(self, name: str, seen: dict[torch.device, Tensor], model: nn.Module) -> Tensor:
         if not seen:
             raise ConfigError(
-                f"stage {name!r} did not run in this forward pass. A network that was compiled and called before "
-                f"it was tapped has to be compiled again."
+                f"stage {name!r} did not run in this forward pass. If the network is compiled by itself, it or another "
+                f"one of its class, was compiled and called before it was tapped. Call torch.compiler.reset() and go "
+                f"on, or compile the Distiller instead, torch.compile(guide)."
             )
         parts = list(seen.values())
         if len(parts) == 1:

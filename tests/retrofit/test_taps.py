@@ -205,13 +205,19 @@ def test_compiled(inside):
     assert not taps._record.found
 
 
-def test_compiled_too_early_says_so():
+@pytest.mark.parametrize("other", [False, True], ids=["itself", "another of its class"])
+def test_compiled_too_early_says_so_and_what_helps(other):
     torch.compiler.reset()
     net = Student()
     model = torch.compile(net, backend="aot_eager")
-    model(X)
-    with pytest.raises(ConfigError, match=r"did not run in this forward pass.*compiled again"):
-        Taps(model, LEVELS)(X)
+    (torch.compile(Student(), backend="aot_eager") if other else model)(X)
+    taps = Taps(model, LEVELS)
+    with pytest.raises(ConfigError, match=r"did not run in this forward pass.*another one of its class.*reset\(\)"):
+        taps(X)
+    compiled = torch.compile(lambda x: taps.run((x,), {}, model=net), backend="aot_eager")
+    torch.testing.assert_close(compiled(X)[1], by_hand(net, X))
+    torch.compiler.reset()
+    torch.testing.assert_close(taps(X)[1], by_hand(net, X))
 
 
 def test_data_parallel_without_gpus_and_names_inside():
