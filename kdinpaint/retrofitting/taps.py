@@ -132,7 +132,8 @@ class Taps:
     Args:
         model: The network, also inside `DataParallel`, `DistributedDataParallel` or `torch.compile`.
         levels: Dotted paths of the stages, or `Level`s. Features of `Level`s and of retrofitted stages come as
-            (B, C, H, W), others as the stage gives them.
+            (B, C, H, W), others as the stage gives them. Tokens lie on the grid of the dry run, unless `run` is
+            told the size of the image.
         select: Where the feature is in the output of a stage that returns several tensors, by name of the stage: a
             position or key, a tuple of these, or a function of the output.
         repeats: Which run counts where a stage runs more than once: "last", "first", or "error".
@@ -174,6 +175,8 @@ class Taps:
                 select.setdefault(name, level.output)
             if isinstance(stage, FilledStage):
                 self._layouts[name] = stage.spec.output_layout
+                kept = {filled.name: filled for filled in stage.feed.levels}
+                self._levels[name] = level or kept.get(stage.spec.name)
                 select.setdefault(name, stage.spec.output_path)
         # Of retrofitted hosts: a loss on features alone may make checkpointed stages run again.
         feeds = list({id(m.feed): m.feed for m in model.modules() if isinstance(m, FilledStage)}.values())
@@ -287,8 +290,9 @@ class Taps:
 
     def _lay_out(self, name: str, feature: Tensor, size: tuple[int, int] | None) -> Tensor:
         level = self._levels[name]
-        if name in self._layouts and size is not None:
-            return self._layouts[name].to_nchw(feature, size)
+        layout = self._layouts.get(name)
+        if layout is not None and (size is not None or layout.grid or layout.kind != "tokens"):
+            return layout.to_nchw(feature, size or (0, 0))
         if level is None or level.layout == "nchw":
             return feature
         if feature.dim() != (3 if level.layout == "tokens" else 4):
@@ -309,8 +313,9 @@ def _grid(level: Level, count: int, size: tuple[int, int] | None) -> tuple[int, 
     fitting = [(h, w) for h, w in grids if 0 <= count - h * w <= _PREFIX and h * w]
     if not fitting:
         raise ShapeError(
-            f"stage {level.name!r} gives {count} tokens, which are no grid over an image of {size} at stride "
-            f"{level.stride}, nor the {level.size[0]} x {level.size[1]} of the dry run."
+            f"stage {level.name!r} gives {count} tokens, which are no grid over an image of {size or 'unknown size'} "
+            f"at stride {level.stride}, nor the {level.size[0]} x {level.size[1]} of the dry run. Give the size of the "
+            f"image, Taps.run(..., size=(H, W))."
         )
     return min(fitting, key=lambda grid: count - grid[0] * grid[1])
 

@@ -70,23 +70,22 @@ class ModuleTeacher(FrozenTeacher):
                 raise ConfigError(
                     "channels of stages given by path are not known; pass example=, an image (1, C, H, W)."
                 )
-            known = _dry_run(module.eval(), levels, example, select)
+            names = [level for level in levels if isinstance(level, str)]
+            found = iter(_dry_run(module.eval(), names, example, select or {}))
+            known = [level if isinstance(level, Level) else next(found) for level in levels]
         super().__init__(_Stages(module, known, select))
         self.feature_channels = tuple(level.channels for level in known)
 
 
-def _dry_run(
-    module: nn.Module, levels: Sequence[str | Level], example: Tensor, select: Mapping[str, Select] | None
-) -> list[Level]:
+def _dry_run(module: nn.Module, names: Sequence[str], example: Tensor, select: Mapping[str, Select]) -> list[Level]:
     check_feature(example, "example")
-    names = [level if isinstance(level, str) else level.name for level in levels]
-    taps = Taps(module, names, select=select)
+    image = (example.shape[-2], example.shape[-1])
+    taps = Taps(module, names, select={name: select[name] for name in names if name in select})
     try:
         with torch.no_grad():
-            _, features = taps(example)
+            _, features = taps.run((example,), {}, size=image)
     finally:
         taps.remove()
-    image = (example.shape[-2], example.shape[-1])
     found = []
     for name, feature in zip(names, features, strict=True):
         shape = tuple(feature.shape)

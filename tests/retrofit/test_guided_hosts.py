@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from kdinpaint import AutoEncoder, Distiller, MetaLearner, RetrofitPlan, inspect, retrofit, strip, unretrofit
 from kdinpaint._core.errors import ConfigError
-from kdinpaint.retrofitting import FilledStage, filler_state_dict
+from kdinpaint.retrofitting import FilledStage, ModuleTeacher, Taps, filler_state_dict
 from kdinpaint.retrofitting.student import levels_of
 
 X, TRUTH, MASK = batch()
@@ -213,6 +213,21 @@ HOSTS = {
     "vit": (Tokens, ["vit.blocks.0", "vit.blocks.1"], "tokens"),
     "swin": (Windows, ["swin.layers.*"], "nhwc"),
 }
+
+
+@pytest.mark.parametrize("name", ["vit", "swin"])
+def test_features_of_retrofitted_stages_have_their_channels_first(name):
+    build, names, _ = HOSTS[name]
+    x, _, _ = batch(64)
+    net = build().eval()
+    report = retrofit(net, RetrofitPlan(names, hidden_channels=4), example=(x,))
+    taps = Taps(net, [level.name for level in report.levels])
+    _, features = taps(x)
+    assert [tuple(f.shape[1:]) for f in features] == [(level.channels, *level.size) for level in report.levels]
+    assert_equal(taps.run((x,), {}, size=(64, 64))[1], features)
+    taps.remove()
+    teacher = ModuleTeacher(net, taps.names, example=x[:1])
+    assert_equal(teacher(x), features)
 
 
 @pytest.mark.parametrize("name", HOSTS)
