@@ -15,7 +15,7 @@ from kdinpaint._core.checks import check_feature
 from kdinpaint._core.errors import ConfigError, KDInpaintWarning
 from kdinpaint._core.files import atomic_path, make_folder
 from kdinpaint.distill.teacher import FrozenTeacher
-from kdinpaint.retrofitting.alignment import freeze
+from kdinpaint.retrofitting.alignment import check_features, freeze
 
 __all__ = ["FeatureCache"]
 
@@ -90,6 +90,7 @@ class FeatureCache:
 
         Raises:
             ConfigError: Another number of keys than of images.
+            ShapeError: The teacher gives no list of features.
             OutputError: A file cannot be written.
         """
         check_feature(images, "images")
@@ -102,7 +103,8 @@ class FeatureCache:
             rows.append(self._load(path))
         missing = [number for number, row in enumerate(rows) if row is None]
         if missing:
-            features = [f if self.dtype is None else f.to(self.dtype) for f in self.teacher(images[missing])]
+            found = check_features(self.teacher(images[missing]))
+            features = [f if self.dtype is None else f.to(self.dtype) for f in found]
             for place, number in enumerate(missing):
                 rows[number] = [f[place].cpu() for f in features]
                 self._store(paths[number], rows[number] or [])
