@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from kdinpaint._core.checks import check_choice, describe
 from kdinpaint._core.errors import ConfigError, ShapeError
 from kdinpaint.retrofitting.feed import MaskFeed
-from kdinpaint.retrofitting.layouts import Layout
+from kdinpaint.retrofitting.layouts import Layout, grids
 from kdinpaint.retrofitting.plan import Selector
 from kdinpaint.retrofitting.report import Level
 from kdinpaint.retrofitting.trees import leaves, pick
-from kdinpaint.retrofitting.wrappers import FilledStage
+from kdinpaint.retrofitting.wrappers import FilledStage, drop_hooks
 
 __all__ = ["Repeats", "Select", "Taps", "bare", "remove_taps"]
 
@@ -240,7 +240,7 @@ class Taps:
         """Take the hooks off again."""
         mine = set(map(id, self._taps.values()))
         for stage in self._stages.values():
-            _drop(stage, lambda hook: id(hook) in mine)
+            drop_hooks(stage, lambda hook: id(hook) in mine)
 
     def _check(self, model: nn.Module) -> None:
         for name, stage in self._stages.items():
@@ -306,11 +306,8 @@ class Taps:
 
 def _grid(level: Level, count: int, size: tuple[int, int] | None) -> tuple[int, int]:
     """The grid that tokens lie on: that of the image, if its size is known, or that of the dry run."""
-    grids = [level.size]
-    if size is not None and level.stride:
-        down, up = [n // level.stride for n in size], [-(-n // level.stride) for n in size]
-        grids = [(down[0], down[1]), (up[0], up[1]), (up[0], down[1]), (down[0], up[1]), level.size]
-    fitting = [(h, w) for h, w in grids if 0 <= count - h * w <= _PREFIX and h * w]
+    known = [*grids(size, level.stride), level.size] if size is not None and level.stride else [level.size]
+    fitting = [(h, w) for h, w in known if 0 <= count - h * w <= _PREFIX and h * w]
     if not fitting:
         raise ShapeError(
             f"stage {level.name!r} gives {count} tokens, which are no grid over an image of {size or 'unknown size'} "
@@ -323,12 +320,7 @@ def _grid(level: Level, count: int, size: tuple[int, int] | None) -> tuple[int, 
 def remove_taps(model: nn.Module) -> None:
     """Take all taps off a network, also those of copies and of `Taps` that are gone."""
     for module in model.modules():
-        _drop(module, lambda hook: isinstance(hook, _Tap))
-
-
-def _drop(module: nn.Module, which: Callable[[object], bool]) -> None:
-    for number in [number for number, hook in module._forward_hooks.items() if which(hook)]:
-        del module._forward_hooks[number]
+        drop_hooks(module, lambda hook: isinstance(hook, _Tap))
 
 
 def _name(level: str | Level) -> str:
