@@ -24,9 +24,9 @@ class FeatureCache:
     """Compute a teacher's features of each sample once, and read them from disk afterwards.
 
     For samples that are the same whenever they come: no random crops, flips or colours. The folder holds one file
-    a sample, named by its key and by a fingerprint of the teacher's weights and structure, so that another teacher
-    makes files of its own. A file that is damaged or of other shapes is computed again, with a warning. Nothing
-    is deleted; when `limit` bytes are reached, further samples are computed each time.
+    a sample, named by its key and by a fingerprint of the teacher's weights and structure (all that it prints), so
+    that another teacher makes files of its own. A file that is damaged is computed again, with a warning. Nothing is
+    deleted; when `limit` bytes are reached, further samples are computed each time.
 
     Features of all levels take 4 (float32) or 2 (half) bytes a number: for 256 x 256 images and the paper's widths
     of 32, 64 and 128 at strides 2, 4 and 8, 3.5 MiB a sample in float32.
@@ -159,7 +159,7 @@ class FeatureCache:
 
 def _fingerprint(teacher: FrozenTeacher, dtype: torch.dtype | None) -> str:
     """Of weights, structure and stored number format; the same on every device."""
-    digest = hashlib.sha256(f"1\0{teacher!r}\0{teacher.module!r}\0{dtype}".encode())
+    digest = hashlib.sha256(f"2\0{teacher!r}\0{teacher.module!r}\0{dtype}".encode())
     for name, value in sorted(teacher.module.state_dict().items()):
         digest.update(f"{name}\0{tuple(value.shape)}\0{value.dtype}\0".encode())
         digest.update(_bytes(value))

@@ -1,6 +1,8 @@
 """Taps: the features of named stages of a network, as its forward pass makes them."""
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from types import CodeType
 from typing import Any, Literal
 
 import torch
@@ -80,6 +82,17 @@ class _Tap:
         if record.grad:
             for feed in self.feeds:
                 feed.follow(found)
+
+
+def _selector(select: Select) -> str:
+    """A selector as text; of a function its name and a digest of what it does, as its address says nothing."""
+    code = getattr(select, "__code__", None)
+    if code is None:
+        return repr(select)
+    constants = [c for c in code.co_consts if not isinstance(c, CodeType)]
+    closure = [cell.cell_contents for cell in getattr(select, "__closure__", None) or ()]
+    told = (code.co_code, code.co_names, constants, closure, getattr(select, "__defaults__", None))
+    return f"{getattr(select, '__qualname__', code.co_name)} {hashlib.sha256(repr(told).encode()).hexdigest()[:8]}"
 
 
 def _pick(output: Any, select: Select | None, name: str) -> Tensor:  # noqa: ANN401 - whatever a stage returns
@@ -241,6 +254,16 @@ class Taps:
         mine = set(map(id, self._taps.values()))
         for stage in self._stages.values():
             drop_hooks(stage, lambda hook: id(hook) in mine)
+
+    def __repr__(self) -> str:
+        """Stages, layouts and selectors, as the same text in every process."""
+        lines = []
+        for name, level in self._levels.items():
+            layout = self._layouts.get(name) or (level.layout if level else "as it is")
+            grid = f", stride {level.stride}, {level.size}" if level and level.layout == "tokens" else ""
+            select = self._taps[name].select
+            lines.append(f"{name!r}: {layout}{grid}" + ("" if select is None else f", select {_selector(select)}"))
+        return f"Taps({'; '.join(lines)})"
 
     def _check(self, model: nn.Module) -> None:
         for name, stage in self._stages.items():

@@ -29,6 +29,10 @@ class _Stages(nn.Module):
     def forward(self, image: Tensor) -> list[Tensor]:
         return self.taps.run((image,), {}, size=(image.shape[-2], image.shape[-1]))[1]
 
+    def extra_repr(self) -> str:
+        """The stages, and how their features are read."""
+        return repr(self.taps)
+
 
 class ModuleTeacher(FrozenTeacher):
     """The named stages of any trained network, frozen, as a teacher.
@@ -116,6 +120,11 @@ class _TimmFeatures(nn.Module):
             image = F.interpolate(image, self.size, mode="bilinear", antialias=True)
         features = self.net((image - self.mean.to(image.dtype)) / self.std.to(image.dtype))
         return [f.permute(0, 3, 1, 2) if self.last else f for f in features]
+
+    def extra_repr(self) -> str:
+        """Which features, of which images."""
+        indices = getattr(self.net.feature_info, "out_indices", None)
+        return f"out_indices={indices}, size={self.size}, channels_last={self.last}"
 
 
 class TimmTeacher(FrozenTeacher):
