@@ -6,11 +6,12 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdinpaint._core.errors import ConfigError
+from kdinpaint._core.checks import describe
+from kdinpaint._core.errors import ConfigError, ShapeError
 from kdinpaint.distill.teacher import FrozenTeacher
 from kdinpaint.retrofitting.report import Level
 
-__all__ = ["channels_of", "freeze", "resize", "step_between"]
+__all__ = ["channels_of", "check_features", "freeze", "resize", "step_between"]
 
 
 def freeze(teacher: nn.Module) -> FrozenTeacher:
@@ -37,6 +38,23 @@ def channels_of(teacher: FrozenTeacher, given: Sequence[int] | None, student: li
             f"expected one of the teacher's for each of the student's."
         )
     return found
+
+
+def check_features(found: object) -> list[Tensor]:
+    """What a teacher gave, or a user in its place, as a list of features.
+
+    Raises:
+        ShapeError: It is no list of (B, C, H, W).
+    """
+    if not isinstance(found, list | tuple) or not all(isinstance(f, Tensor) and f.dim() == 4 for f in found):
+        what = describe(found)
+        if isinstance(found, list | tuple | dict):
+            what = f"a {type(found).__name__} of {', '.join(map(describe, [*found][:4])) or 'nothing'}"
+        raise ShapeError(
+            f"the teacher's features are {what}; expected a list of tensors (B, C, H, W), one a level. "
+            f"ModuleTeacher(net, [...], example=image) makes such a teacher of any network, from its stages."
+        )
+    return list(found)
 
 
 def step_between(shallow: Level, deep: Level) -> int:

@@ -18,7 +18,7 @@ from kdinpaint.distill.meta import MetaLearner
 from kdinpaint.distill.self_distill import SelfDistillLoss
 from kdinpaint.layers.blocks import readout_conv
 from kdinpaint.ops.masks import MaskResize
-from kdinpaint.retrofitting.alignment import channels_of, freeze, resize, step_between
+from kdinpaint.retrofitting.alignment import channels_of, check_features, freeze, resize, step_between
 from kdinpaint.retrofitting.inspecting import Inspection
 from kdinpaint.retrofitting.plan import RetrofitPlan
 from kdinpaint.retrofitting.probe import untouched
@@ -368,7 +368,7 @@ class Distiller(nn.Module):
             if image is None:
                 raise ConfigError("the teacher needs the intact image; call with image= or teacher_features=.")
             given = self.teacher(image)
-        channels = [f.shape[1] for f in given]
+        channels = [f.shape[1] for f in check_features(given)]
         if channels != list(self.cross.channels):
             raise ShapeError(
                 f"the teacher gives {len(given)} levels of {channels} channels; expected {list(self.cross.channels)}. "

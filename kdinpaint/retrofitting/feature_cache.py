@@ -15,7 +15,7 @@ from kdinpaint._core.checks import check_feature
 from kdinpaint._core.errors import ConfigError, KDInpaintWarning
 from kdinpaint._core.files import atomic_path, make_folder
 from kdinpaint.distill.teacher import FrozenTeacher
-from kdinpaint.retrofitting.alignment import freeze
+from kdinpaint.retrofitting.alignment import check_features, freeze
 
 __all__ = ["FeatureCache"]
 
@@ -24,9 +24,9 @@ class FeatureCache:
     """Compute a teacher's features of each sample once, and read them from disk afterwards.
 
     For samples that are the same whenever they come: no random crops, flips or colours. The folder holds one file
-    a sample, named by its key and by a fingerprint of the teacher's weights and structure, so that another teacher
-    makes files of its own. A file that is damaged or of other shapes is computed again, with a warning. Nothing
-    is deleted; when `limit` bytes are reached, further samples are computed each time.
+    a sample, named by its key and by a fingerprint of the teacher's weights and structure (all that it prints), so
+    that another teacher makes files of its own. A file that is damaged is computed again, with a warning. Nothing is
+    deleted; when `limit` bytes are reached, further samples are computed each time.
 
     Features of all levels take 4 (float32) or 2 (half) bytes a number: for 256 x 256 images and the paper's widths
     of 32, 64 and 128 at strides 2, 4 and 8, 3.5 MiB a sample in float32.
@@ -90,6 +90,7 @@ class FeatureCache:
 
         Raises:
             ConfigError: Another number of keys than of images.
+            ShapeError: The teacher gives no list of features.
             OutputError: A file cannot be written.
         """
         check_feature(images, "images")
@@ -102,7 +103,8 @@ class FeatureCache:
             rows.append(self._load(path))
         missing = [number for number, row in enumerate(rows) if row is None]
         if missing:
-            features = [f if self.dtype is None else f.to(self.dtype) for f in self.teacher(images[missing])]
+            found = check_features(self.teacher(images[missing]))
+            features = [f if self.dtype is None else f.to(self.dtype) for f in found]
             for place, number in enumerate(missing):
                 rows[number] = [f[place].cpu() for f in features]
                 self._store(paths[number], rows[number] or [])
@@ -157,7 +159,7 @@ class FeatureCache:
 
 def _fingerprint(teacher: FrozenTeacher, dtype: torch.dtype | None) -> str:
     """Of weights, structure and stored number format; the same on every device."""
-    digest = hashlib.sha256(f"1\0{teacher!r}\0{teacher.module!r}\0{dtype}".encode())
+    digest = hashlib.sha256(f"2\0{teacher!r}\0{teacher.module!r}\0{dtype}".encode())
     for name, value in sorted(teacher.module.state_dict().items()):
         digest.update(f"{name}\0{tuple(value.shape)}\0{value.dtype}\0".encode())
         digest.update(_bytes(value))

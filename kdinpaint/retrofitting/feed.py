@@ -3,7 +3,7 @@
 import contextlib
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from types import FrameType
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch.autograd import Variable
 
 from kdinpaint._core.errors import ConfigError
 from kdinpaint.retrofitting.masks import MaskSource
+from kdinpaint.retrofitting.report import Level
 from kdinpaint.retrofitting.trees import leaves
 
 __all__ = ["Frame", "MaskFeed", "feed_of"]
@@ -48,10 +49,16 @@ class MaskFeed:
 
     Args:
         source: Reads the mask out of the arguments.
+        levels: The stages, in the order in which they run, as the report has them.
+        names: First name of each module that begins or ends a stage, by all its names.
     """
 
-    def __init__(self, source: MaskSource) -> None:
+    def __init__(
+        self, source: MaskSource, levels: Sequence[Level] = (), names: Mapping[str, str] | None = None
+    ) -> None:
         self.source = source
+        self.levels = tuple(levels)
+        self.names = dict(names or {})
         self.enabled = True
         self.frozen: list[nn.Parameter] = []
         self._stack = _Stack()

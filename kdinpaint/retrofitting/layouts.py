@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from kdinpaint._core.errors import ConfigError, ShapeError
 
-__all__ = ["Layout", "fit", "guess_layout", "match"]
+__all__ = ["Layout", "fit", "grids", "guess_layout", "match"]
 
 Size = tuple[int, int]
 
@@ -67,11 +67,15 @@ class Layout:
         return F.pad(x.flatten(2).transpose(1, 2), (0, 0, self.prefix, 0))
 
 
-def _grid(cells: int, image: Size, stride: int) -> Size | None:
-    """The grid (h, w) of that many cells over an image, both axes rounded down, up, or one each."""
+def grids(image: Size, stride: int) -> list[Size]:
+    """Grids (h, w) of that stride over an image: both axes rounded down, up, or one each."""
     down, up = [n // stride for n in image], [-(-n // stride) for n in image]
-    pairs = [(down[0], down[1]), (up[0], up[1]), (up[0], down[1]), (down[0], up[1])]
-    return next(((h, w) for h, w in pairs if h * w == cells and h > 0), None)
+    return [(down[0], down[1]), (up[0], up[1]), (up[0], down[1]), (down[0], up[1])]
+
+
+def _grid(cells: int, image: Size, stride: int) -> Size | None:
+    """The grid (h, w) of that many cells over an image."""
+    return next(((h, w) for h, w in grids(image, stride) if h * w == cells and h > 0), None)
 
 
 def match(size: Size, image: Size, *, loose: bool = True) -> int:

@@ -2,7 +2,7 @@
 
 import difflib
 import fnmatch
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
 
 from torch import nn
@@ -10,7 +10,7 @@ from torch import nn
 from kdinpaint._core.errors import ConfigError
 from kdinpaint.retrofitting.report import Level
 
-__all__ = ["places", "resolve", "resolve_levels"]
+__all__ = ["places", "resolve", "resolve_levels", "resolve_targets"]
 
 
 def resolve(pattern: str, names: Sequence[str], *, missing: bool = False) -> list[str]:
@@ -55,11 +55,24 @@ def resolve_levels(model: nn.Module, levels: Sequence[str | tuple[str, str] | Le
     Raises:
         ConfigError: A name that fits nothing or too much.
     """
-    modules = dict(model.named_modules(remove_duplicate=False))
-    names = [name for name in modules if name]
     first_name: dict[nn.Module, str] = {}
-    for name, module in modules.items():
-        first_name.setdefault(module, name)
+    modules = list(model.named_modules(remove_duplicate=False))
+    return resolve_targets(levels, {name: first_name.setdefault(module, name) for name, module in modules if name})
+
+
+def resolve_targets(
+    levels: Sequence[str | tuple[str, str] | Level], first_name: Mapping[str, str]
+) -> list[tuple[str, str]]:
+    """See `resolve_levels`.
+
+    Args:
+        levels: What a person writes.
+        first_name: Of every module, by each of its names.
+
+    Raises:
+        ConfigError: A name that fits nothing or too much.
+    """
+    names = list(first_name)
     stages: dict[tuple[str, str], None] = {}
     for level in levels:
         entry = level.target if isinstance(level, Level) else level
@@ -67,7 +80,7 @@ def resolve_levels(model: nn.Module, levels: Sequence[str | tuple[str, str] | Le
             entry = cast("tuple[str, str]", tuple(entry.split(" .. ", 1)))
         if isinstance(entry, str):
             for name in resolve(entry, names):
-                same = first_name[modules[name]]
+                same = first_name[name]
                 stages[same, same] = None
         else:
             ends = []
@@ -75,7 +88,7 @@ def resolve_levels(model: nn.Module, levels: Sequence[str | tuple[str, str] | Le
                 found = resolve(part, names)
                 if len(found) != 1:
                     raise ConfigError(f"{part!r} in {entry!r} fits {', '.join(found)}; a pair needs one module each.")
-                ends.append(first_name[modules[found[0]]])
+                ends.append(first_name[found[0]])
             stages[ends[0], ends[1]] = None
     last = [end for _, end in stages]
     for name in last:

@@ -1,6 +1,6 @@
 """Put fillers into a host, and take them out again."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from kdinpaint.retrofitting.probe import Seen, arguments, dry_run
 from kdinpaint.retrofitting.report import Level, RetrofitReport
 from kdinpaint.retrofitting.stages import check_options, specify
 from kdinpaint.retrofitting.trainable import TRAINABLE, Trainable, filled_stages, restore_trainable, set_trainable
-from kdinpaint.retrofitting.wrappers import FilledStage, StageInput, StageSpec
+from kdinpaint.retrofitting.wrappers import FilledStage, StageInput, StageSpec, drop_hooks
 
 __all__ = ["retrofit", "strip", "unretrofit"]
 
@@ -83,7 +83,9 @@ def retrofit(
     order = {call.name: call.begin for call in reversed(calls)}
     found = [specify(plan, model, stage, calls, image, hole.shape[0]) for stage in stages]
     found.sort(key=lambda one: order[one[0].name])
-    feed = MaskFeed(source)
+    levels = tuple(level for _, level, _ in found)
+    ends = {modules[end]: end for stage in stages for end in stage}
+    feed = MaskFeed(source, levels, {name: ends[module] for name, module in modules.items() if module in ends})
     wrapped, costs, seed = [], [], torch.get_rng_state()
     try:
         for spec, level, feature in found:
@@ -98,7 +100,7 @@ def retrofit(
         _remove(model)
         raise
     counts = tuple(sum(p.numel() for p in stage.kdinpaint_filler.parameters()) for stage in wrapped)
-    return RetrofitReport(tuple(level for _, level, _ in found), counts, tuple(costs), trainable)
+    return RetrofitReport(levels, counts, tuple(costs), trainable)
 
 
 def unretrofit(model: nn.Module) -> None:
@@ -128,7 +130,7 @@ def strip(model: nn.Module) -> None:
     """
     restore_trainable(model)
     for module in model.modules():
-        _drop(module, lambda hook: getattr(hook, "kdinpaint_training_only", False))
+        drop_hooks(module, lambda hook: getattr(hook, "kdinpaint_training_only", False))
 
 
 def _check_host(model: nn.Module, example: Any, example_kwargs: Mapping[str, Any] | None) -> None:  # noqa: ANN401
@@ -210,10 +212,10 @@ def _remove(model: nn.Module) -> None:
     for stage in filled_stages(model):
         for parent, name in places(model, stage):
             parent._modules[name] = stage.base
-        _drop(stage, lambda hook: getattr(hook, "kdinpaint_training_only", False))
+        drop_hooks(stage, lambda hook: getattr(hook, "kdinpaint_training_only", False))
         _move_hooks(stage, stage.base)
     for module in model.modules():
-        _drop(
+        drop_hooks(
             module, lambda hook: isinstance(hook, StageInput) or isinstance(getattr(hook, "__self__", None), MaskFeed)
         )
 
@@ -222,14 +224,3 @@ def _move_hooks(old: nn.Module, new: nn.Module) -> None:
     """Whoever watches the output of a stage sees the filled one: hooks go where the stage is called."""
     for key in ("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"):
         old.__dict__[key], new.__dict__[key] = new.__dict__[key], old.__dict__[key]
-
-
-def _drop(module: nn.Module, which: Callable[[Any], bool]) -> None:
-    for hooks, kinds in (
-        (module._forward_pre_hooks, [module._forward_pre_hooks_with_kwargs]),
-        (module._forward_hooks, [module._forward_hooks_with_kwargs, module._forward_hooks_always_called]),
-    ):
-        for key in [key for key, hook in hooks.items() if which(hook)]:
-            del hooks[key]
-            for kind in kinds:
-                kind.pop(key, None)

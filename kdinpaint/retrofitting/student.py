@@ -2,14 +2,16 @@
 
 import inspect
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
 
 from kdinpaint._core.checks import describe
 from kdinpaint._core.errors import ConfigError
-from kdinpaint.retrofitting.feed import feed_of
+from kdinpaint.retrofitting.feed import MaskFeed, feed_of
 from kdinpaint.retrofitting.inspecting import Inspection
+from kdinpaint.retrofitting.names import resolve_targets
 from kdinpaint.retrofitting.plan import RetrofitPlan
 from kdinpaint.retrofitting.report import Level, RetrofitReport
 from kdinpaint.retrofitting.wrappers import FilledStage
@@ -18,32 +20,13 @@ __all__ = ["OwnArguments", "keep_student", "leave_out_student", "levels_of"]
 
 
 def levels_of(student: nn.Module, plan: RetrofitPlan | RetrofitReport | Inspection | Sequence[Level]) -> list[Level]:
-    """The levels to supervise, shallow to deep.
+    """The levels to supervise, shallow to deep; those of a plan in the order in which they run.
 
     Raises:
         ConfigError: A plan that was not applied to the student, no levels, or something else.
     """
     if isinstance(plan, RetrofitPlan):
-        levels = [
-            Level(
-                name,
-                in_channels=0,
-                channels=stage.kdinpaint_filler.exit.out_channels,
-                stride=stage.spec.output_layout.stride,
-                size=stage.spec.output_layout.grid or (0, 0),
-                layout=stage.spec.output_layout.kind,
-                start=stage.spec.start,
-            )
-            for name, stage in student.named_modules()
-            if isinstance(stage, FilledStage)
-        ]
-        if not levels:
-            raise ConfigError(
-                "the student has not been retrofitted with this plan, so its channels are not known. Call "
-                "retrofit(student, plan, example=...) first; without fillers, pass the levels that "
-                "inspect(student, example) proposes."
-            )
-        return sorted(levels, key=lambda level: level.stride) if all(level.stride for level in levels) else levels
+        return _planned(student, plan)
     found = list(plan.levels if isinstance(plan, RetrofitReport | Inspection) else plan)
     if not found or not all(isinstance(level, Level) for level in found):
         raise ConfigError(
@@ -51,6 +34,39 @@ def levels_of(student: nn.Module, plan: RetrofitPlan | RetrofitReport | Inspecti
             f"that inspect(student, example) proposes."
         )
     return found
+
+
+def _planned(student: nn.Module, plan: RetrofitPlan) -> list[Level]:
+    """The levels that a plan names, of the retrofitted networks in the student to which it was applied."""
+    names: dict[MaskFeed, dict[str, str]] = {}
+    for name, stage in student.named_modules():
+        if isinstance(stage, FilledStage):
+            names.setdefault(stage.feed, {})[stage.spec.name] = name
+    levels: list[Level] = []
+    refused: ConfigError | None = None
+    for feed, name_of in names.items():
+        found = {(level.start, level.name): level for level in feed.levels if level.name in name_of}
+        try:
+            named = resolve_targets(plan.levels, feed.names)
+        except ConfigError as error:
+            refused = error
+            continue
+        if all(target in found for target in named):
+            levels += [
+                # Of a network inside the student, names begin with its own.
+                level if name_of[level.name] == level.name else replace(level, name=name_of[level.name], start="")
+                for target, level in found.items()
+                if target in named
+            ]
+    if not levels:
+        filled = [str(level.target) for feed in names for level in feed.levels]
+        raise ConfigError(
+            f"the student has not been retrofitted with this plan, so its channels are not known: the plan names "
+            f"{list(plan.levels)}, and {filled or 'no stages'} of the student have fillers. Call "
+            f"retrofit(student, plan, example=...) first and give the plan, or the report, of that; without fillers, "
+            f"pass the levels that inspect(student, example) proposes."
+        ) from refused
+    return levels
 
 
 class OwnArguments:

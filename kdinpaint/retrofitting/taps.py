@@ -1,6 +1,8 @@
 """Taps: the features of named stages of a network, as its forward pass makes them."""
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from types import CodeType
 from typing import Any, Literal
 
 import torch
@@ -9,11 +11,11 @@ from torch import Tensor, nn
 from kdinpaint._core.checks import check_choice, describe
 from kdinpaint._core.errors import ConfigError, ShapeError
 from kdinpaint.retrofitting.feed import MaskFeed
-from kdinpaint.retrofitting.layouts import Layout
+from kdinpaint.retrofitting.layouts import Layout, grids
 from kdinpaint.retrofitting.plan import Selector
 from kdinpaint.retrofitting.report import Level
 from kdinpaint.retrofitting.trees import leaves, pick
-from kdinpaint.retrofitting.wrappers import FilledStage
+from kdinpaint.retrofitting.wrappers import FilledStage, drop_hooks
 
 __all__ = ["Repeats", "Select", "Taps", "bare", "remove_taps"]
 
@@ -28,6 +30,7 @@ class _Record:
     def __init__(self) -> None:
         self.active = False
         self.grad = False
+        self.training = True
         self.found: dict[str, dict[torch.device, Tensor]] = {}
         self.origin: dict[str, tuple[Tensor, int]] = {}
 
@@ -45,8 +48,13 @@ class _Tap:
         self.select = select
         self.repeats = repeats
         self.feeds = feeds
-        # Whether later modules change the output in place; None until an eager run has shown it.
-        self.changes: bool | None = None
+        # Whether later modules change the output in place, by the mode of the network: dropout does in training only.
+        self.known: dict[bool, bool] = {}
+
+    @property
+    def changes(self) -> bool | None:
+        """Whether the output is changed in place in the present mode; None until an eager run has shown it."""
+        return self.known.get(self.record.training)
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:  # noqa: ANN401
         record = self.record
@@ -74,6 +82,17 @@ class _Tap:
         if record.grad:
             for feed in self.feeds:
                 feed.follow(found)
+
+
+def _selector(select: Select) -> str:
+    """A selector as text; of a function its name and a digest of what it does, as its address says nothing."""
+    code = getattr(select, "__code__", None)
+    if code is None:
+        return repr(select)
+    constants = [c for c in code.co_consts if not isinstance(c, CodeType)]
+    closure = [cell.cell_contents for cell in getattr(select, "__closure__", None) or ()]
+    told = (code.co_code, code.co_names, constants, closure, getattr(select, "__defaults__", None))
+    return f"{getattr(select, '__qualname__', code.co_name)} {hashlib.sha256(repr(told).encode()).hexdigest()[:8]}"
 
 
 def _pick(output: Any, select: Select | None, name: str) -> Tensor:  # noqa: ANN401 - whatever a stage returns
@@ -120,12 +139,14 @@ class Taps:
     that later modules change in place is copied before they do. Copies and pickles of the network and of the taps
     stay a pair if they are made together.
 
-    Under `torch.compile`, create the taps before the first call of a compiled network.
+    Under `torch.compile`, create the taps before the first call of a compiled network, also of another one of its
+    class, or call `torch.compiler.reset()` afterwards; or compile what calls the taps, as `torch.compile(guide)` does.
 
     Args:
         model: The network, also inside `DataParallel`, `DistributedDataParallel` or `torch.compile`.
         levels: Dotted paths of the stages, or `Level`s. Features of `Level`s and of retrofitted stages come as
-            (B, C, H, W), others as the stage gives them.
+            (B, C, H, W), others as the stage gives them. Tokens lie on the grid of the dry run, unless `run` is
+            told the size of the image.
         select: Where the feature is in the output of a stage that returns several tensors, by name of the stage: a
             position or key, a tuple of these, or a function of the output.
         repeats: Which run counts where a stage runs more than once: "last", "first", or "error".
@@ -167,6 +188,8 @@ class Taps:
                 select.setdefault(name, level.output)
             if isinstance(stage, FilledStage):
                 self._layouts[name] = stage.spec.output_layout
+                kept = {filled.name: filled for filled in stage.feed.levels}
+                self._levels[name] = level or kept.get(stage.spec.name)
                 select.setdefault(name, stage.spec.output_path)
         # Of retrofitted hosts: a loss on features alone may make checkpointed stages run again.
         feeds = list({id(m.feed): m.feed for m in model.modules() if isinstance(m, FilledStage)}.values())
@@ -212,7 +235,7 @@ class Taps:
         record = self._record
         if not torch.compiler.is_compiling():
             self._check(bare(model))
-            record.grad = torch.is_grad_enabled()
+            record.grad, record.training = torch.is_grad_enabled(), bare(model).training
         record.found = {name: {} for name in self._levels}
         record.active = True
         try:
@@ -230,7 +253,17 @@ class Taps:
         """Take the hooks off again."""
         mine = set(map(id, self._taps.values()))
         for stage in self._stages.values():
-            _drop(stage, lambda hook: id(hook) in mine)
+            drop_hooks(stage, lambda hook: id(hook) in mine)
+
+    def __repr__(self) -> str:
+        """Stages, layouts and selectors, as the same text in every process."""
+        lines = []
+        for name, level in self._levels.items():
+            layout = self._layouts.get(name) or (level.layout if level else "as it is")
+            grid = f", stride {level.stride}, {level.size}" if level and level.layout == "tokens" else ""
+            select = self._taps[name].select
+            lines.append(f"{name!r}: {layout}{grid}" + ("" if select is None else f", select {_selector(select)}"))
+        return f"Taps({'; '.join(lines)})"
 
     def _check(self, model: nn.Module) -> None:
         for name, stage in self._stages.items():
@@ -243,8 +276,9 @@ class Taps:
     def _feature(self, name: str, seen: dict[torch.device, Tensor], model: nn.Module) -> Tensor:
         if not seen:
             raise ConfigError(
-                f"stage {name!r} did not run in this forward pass. A network that was compiled and called before "
-                f"it was tapped has to be compiled again."
+                f"stage {name!r} did not run in this forward pass. If the network is compiled by itself, it or another "
+                f"one of its class, was compiled and called before it was tapped. Call torch.compiler.reset() and go "
+                f"on, or compile the Distiller instead, torch.compile(guide)."
             )
         parts = list(seen.values())
         if len(parts) == 1:
@@ -260,27 +294,28 @@ class Taps:
         for name, (feature, version) in self._record.origin.items():
             tap, changed = self._taps[name], feature._version != version
             if tap.changes is False and changed:
-                tap.changes = True
+                tap.known[self._record.training] = True
                 raise ConfigError(
                     f"the output of stage {name!r} was changed in place in this forward pass, and never before. "
                     f"Call again; it is copied from now on."
                 )
-            tap.changes = bool(tap.changes) or changed
+            tap.known[self._record.training] = bool(tap.changes) or changed
 
     @property
     def learned(self) -> Tensor:
-        """Which outputs are changed in place later, one number a level: 1, 0, or -1 for not known yet."""
-        return torch.tensor([-1 if tap.changes is None else int(tap.changes) for tap in self._taps.values()])
+        """Which outputs are changed in place later in training, one number a level: 1, 0, or -1 for not known yet."""
+        return torch.tensor([int(tap.known.get(True, -1)) for tap in self._taps.values()])
 
     @learned.setter
     def learned(self, state: Tensor) -> None:
         for tap, known in zip(self._taps.values(), state.tolist(), strict=True):
-            tap.changes = None if known < 0 else bool(known)
+            tap.known = {} if known < 0 else {True: bool(known)}
 
     def _lay_out(self, name: str, feature: Tensor, size: tuple[int, int] | None) -> Tensor:
         level = self._levels[name]
-        if name in self._layouts and size is not None:
-            return self._layouts[name].to_nchw(feature, size)
+        layout = self._layouts.get(name)
+        if layout is not None and (size is not None or layout.grid or layout.kind != "tokens"):
+            return layout.to_nchw(feature, size or (0, 0))
         if level is None or level.layout == "nchw":
             return feature
         if feature.dim() != (3 if level.layout == "tokens" else 4):
@@ -294,15 +329,13 @@ class Taps:
 
 def _grid(level: Level, count: int, size: tuple[int, int] | None) -> tuple[int, int]:
     """The grid that tokens lie on: that of the image, if its size is known, or that of the dry run."""
-    grids = [level.size]
-    if size is not None and level.stride:
-        down, up = [n // level.stride for n in size], [-(-n // level.stride) for n in size]
-        grids = [(down[0], down[1]), (up[0], up[1]), (up[0], down[1]), (down[0], up[1]), level.size]
-    fitting = [(h, w) for h, w in grids if 0 <= count - h * w <= _PREFIX and h * w]
+    known = [*grids(size, level.stride), level.size] if size is not None and level.stride else [level.size]
+    fitting = [(h, w) for h, w in known if 0 <= count - h * w <= _PREFIX and h * w]
     if not fitting:
         raise ShapeError(
-            f"stage {level.name!r} gives {count} tokens, which are no grid over an image of {size} at stride "
-            f"{level.stride}, nor the {level.size[0]} x {level.size[1]} of the dry run."
+            f"stage {level.name!r} gives {count} tokens, which are no grid over an image of {size or 'unknown size'} "
+            f"at stride {level.stride}, nor the {level.size[0]} x {level.size[1]} of the dry run. Give the size of the "
+            f"image, Taps.run(..., size=(H, W))."
         )
     return min(fitting, key=lambda grid: count - grid[0] * grid[1])
 
@@ -310,12 +343,7 @@ def _grid(level: Level, count: int, size: tuple[int, int] | None) -> tuple[int, 
 def remove_taps(model: nn.Module) -> None:
     """Take all taps off a network, also those of copies and of `Taps` that are gone."""
     for module in model.modules():
-        _drop(module, lambda hook: isinstance(hook, _Tap))
-
-
-def _drop(module: nn.Module, which: Callable[[object], bool]) -> None:
-    for number in [number for number, hook in module._forward_hooks.items() if which(hook)]:
-        del module._forward_hooks[number]
+        drop_hooks(module, lambda hook: isinstance(hook, _Tap))
 
 
 def _name(level: str | Level) -> str:

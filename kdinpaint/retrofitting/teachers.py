@@ -29,6 +29,10 @@ class _Stages(nn.Module):
     def forward(self, image: Tensor) -> list[Tensor]:
         return self.taps.run((image,), {}, size=(image.shape[-2], image.shape[-1]))[1]
 
+    def extra_repr(self) -> str:
+        """The stages, and how their features are read."""
+        return repr(self.taps)
+
 
 class ModuleTeacher(FrozenTeacher):
     """The named stages of any trained network, frozen, as a teacher.
@@ -70,23 +74,22 @@ class ModuleTeacher(FrozenTeacher):
                 raise ConfigError(
                     "channels of stages given by path are not known; pass example=, an image (1, C, H, W)."
                 )
-            known = _dry_run(module.eval(), levels, example, select)
+            names = [level for level in levels if isinstance(level, str)]
+            found = iter(_dry_run(module.eval(), names, example, select or {}))
+            known = [level if isinstance(level, Level) else next(found) for level in levels]
         super().__init__(_Stages(module, known, select))
         self.feature_channels = tuple(level.channels for level in known)
 
 
-def _dry_run(
-    module: nn.Module, levels: Sequence[str | Level], example: Tensor, select: Mapping[str, Select] | None
-) -> list[Level]:
+def _dry_run(module: nn.Module, names: Sequence[str], example: Tensor, select: Mapping[str, Select]) -> list[Level]:
     check_feature(example, "example")
-    names = [level if isinstance(level, str) else level.name for level in levels]
-    taps = Taps(module, names, select=select)
+    image = (example.shape[-2], example.shape[-1])
+    taps = Taps(module, names, select={name: select[name] for name in names if name in select})
     try:
         with torch.no_grad():
-            _, features = taps(example)
+            _, features = taps.run((example,), {}, size=image)
     finally:
         taps.remove()
-    image = (example.shape[-2], example.shape[-1])
     found = []
     for name, feature in zip(names, features, strict=True):
         shape = tuple(feature.shape)
@@ -117,6 +120,11 @@ class _TimmFeatures(nn.Module):
             image = F.interpolate(image, self.size, mode="bilinear", antialias=True)
         features = self.net((image - self.mean.to(image.dtype)) / self.std.to(image.dtype))
         return [f.permute(0, 3, 1, 2) if self.last else f for f in features]
+
+    def extra_repr(self) -> str:
+        """Which features, of which images."""
+        indices = getattr(self.net.feature_info, "out_indices", None)
+        return f"out_indices={indices}, size={self.size}, channels_last={self.last}"
 
 
 class TimmTeacher(FrozenTeacher):

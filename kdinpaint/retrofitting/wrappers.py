@@ -1,6 +1,6 @@
 """What stands in the place of a stage: the stage itself, and a filler beside it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from kdinpaint.retrofitting.feed import MaskFeed
 from kdinpaint.retrofitting.layouts import Layout, fit
 from kdinpaint.retrofitting.trees import Path, pick, replace
 
-__all__ = ["FILLER", "FilledStage", "StageInput", "StageSpec"]
+__all__ = ["FILLER", "FilledStage", "StageInput", "StageSpec", "drop_hooks"]
 
 FILLER = "kdinpaint_filler"
 OWN = ("base", FILLER, "spec", "feed")
@@ -170,3 +170,15 @@ class FilledStage(nn.Module):
     def extra_repr(self) -> str:
         """Where the stage begins, if it is one of several modules."""
         return "" if self.spec.start == self.spec.name else f"from {self.spec.start}"
+
+
+def drop_hooks(module: nn.Module, which: Callable[[Any], bool]) -> None:
+    """Take off the forward hooks of a module that `which` says, those before it and those after it."""
+    for hooks, kinds in (
+        (module._forward_pre_hooks, [module._forward_pre_hooks_with_kwargs]),
+        (module._forward_hooks, [module._forward_hooks_with_kwargs, module._forward_hooks_always_called]),
+    ):
+        for key in [key for key, hook in hooks.items() if which(hook)]:
+            del hooks[key]
+            for kind in kinds:
+                kind.pop(key, None)

@@ -1,11 +1,15 @@
-"""What a student's features pass before a Distiller compares them."""
+"""What a student's features, and a teacher's, pass before a Distiller compares them."""
 
+import pytest
 import torch
 from harness import assert_equal, randomise
 from small_students import LEVELS, Student, batch
 from torch import nn
+from torch.nn import functional as F
 
 from kdinpaint import AutoEncoder, Distiller
+from kdinpaint._core.errors import ShapeError
+from kdinpaint.retrofitting import FeatureCache
 
 X, TRUTH, MASK = batch()
 
@@ -46,3 +50,32 @@ def test_by_default_aligners_only_where_channels_differ():
     assert any(p is guide.aligners[1].weight for p in guide.trainable())
     cross(guide).backward()
     assert guide.aligners[1].weight.grad.any()
+
+
+class Gives(nn.Module):
+    """A teacher that gives its features in a form of its own."""
+
+    def __init__(self, form):
+        super().__init__()
+        self.form = form
+
+    def forward(self, image):
+        return self.form(F.avg_pool2d(image, 2).repeat(1, 2, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("form", "what"),
+    [
+        (lambda f: f, r"a float32 tensor of shape \(2, 6, 16, 16\)"),
+        (lambda f: {"a": f, "b": f}, "a dict of str 'a', str 'b'"),
+        (lambda f: (f, {}), r"a tuple of a float32 tensor of shape \(2, 6, 16, 16\), dict \{\}"),
+        (lambda f: [f.flatten(2)], r"a list of a float32 tensor of shape \(2, 6, 256\)"),
+    ],
+    ids=["tensor", "dict", "tuple", "tokens"],
+)
+def test_teachers_that_give_no_list_of_features_are_told_so(form, what, tmp_path):
+    message = rf"teacher's features are {what}; expected a list of tensors.*ModuleTeacher"
+    with pytest.raises(ShapeError, match=message):
+        Distiller(Student(), Gives(form), LEVELS)(X, image=TRUTH, mask=MASK)
+    with pytest.raises(ShapeError, match=message):
+        FeatureCache(Gives(form), tmp_path)(["a", "b"], TRUTH)

@@ -4,10 +4,11 @@ import pytest
 import torch
 from harness import assert_equal, randomise
 from small_students import LEVELS, Student, batch
+from torch import nn
 
-from kdinpaint import AutoEncoder, Distiller
+from kdinpaint import AutoEncoder, Distiller, ModuleTeacher, TimmTeacher
 from kdinpaint._core.errors import ConfigError, KDInpaintWarning
-from kdinpaint.retrofitting import FeatureCache
+from kdinpaint.retrofitting import FeatureCache, Level
 
 X, TRUTH, MASK = batch()
 KEYS = ["a", "folder/b.png"]
@@ -44,6 +45,38 @@ def test_other_teachers_and_sizes_have_files_of_their_own(cache, tmp_path):
     taught = FeatureCache(AutoEncoder(3, (6, 8), head_channels=4, taught=[1]), tmp_path)
     taught.teacher.module.load_state_dict(teacher_net().state_dict())
     assert len(taught(KEYS, TRUTH)) == 1
+
+
+def stages(levels=("0", "2"), select=None):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 6, 2, 2), nn.ReLU(), nn.Conv2d(6, 6, 2, 2), nn.ReLU(), nn.Conv2d(6, 6, 1))
+    return ModuleTeacher(net, levels, example=TRUTH, select=select)
+
+
+def picked(factor):
+    return {"0": lambda f: factor * f}
+
+
+def of_timm(**options):
+    torch.manual_seed(0)
+    return TimmTeacher("resnet10t", pretrained=False, **{"out_indices": (0, 2), **options})
+
+
+OTHERS = {
+    "stages": (stages, lambda: stages(["2", "4"])),
+    "layout": (stages, lambda: stages(["0", Level("2", 6, 8, 4, (8, 8), "nhwc")])),
+    "grid": tuple(lambda n=n: stages([Level("2", 6, 6, 0, (n, 4), "tokens")]) for n in (4, 8)),
+    "function": (lambda: stages(select=picked(1)), lambda: stages(select=picked(2))),
+    "indices": (of_timm, lambda: of_timm(out_indices=(1, 2))),
+    "size": (of_timm, lambda: of_timm(size=(32, 32))),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_teachers_of_the_same_weights_that_give_other_features_are_others(name, tmp_path):
+    one, other = (FeatureCache(build(), tmp_path).fingerprint for build in OTHERS[name])
+    assert one != other
+    assert one == FeatureCache(OTHERS[name][0](), tmp_path).fingerprint
 
 
 @pytest.mark.parametrize("how", ["truncated", "empty", "flipped"])

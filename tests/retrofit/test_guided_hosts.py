@@ -1,6 +1,7 @@
 """retrofit and Distiller together: plan to levels, fillers in the features, encoders of other libraries."""
 
 import copy
+import pickle
 
 import pytest
 import timm
@@ -13,7 +14,8 @@ from torch.utils.checkpoint import checkpoint
 
 from kdinpaint import AutoEncoder, Distiller, MetaLearner, RetrofitPlan, inspect, retrofit, strip, unretrofit
 from kdinpaint._core.errors import ConfigError
-from kdinpaint.retrofitting import FilledStage, filler_state_dict
+from kdinpaint.retrofitting import FilledStage, ModuleTeacher, Taps, filler_state_dict
+from kdinpaint.retrofitting.student import levels_of
 
 X, TRUTH, MASK = batch()
 PLAN = RetrofitPlan(["level1", "level2"], hidden_channels=4)
@@ -80,6 +82,38 @@ def test_strip_takes_the_taps_and_unretrofit_all():
     assert_equal(dict(net.state_dict()), dict(before.state_dict()))
     with pytest.raises(ConfigError, match="has not been retrofitted with this plan"):
         Distiller(net, None, PLAN)
+
+
+class Crossed(nn.Module):
+    """Its stages run in another order than they are registered in, at one stride."""
+
+    def __init__(self):
+        super().__init__()
+        self.b, self.a = nn.Conv2d(6, 8, 3, 1, 1), nn.Conv2d(4, 6, 4, 2, 1)
+        self.c = nn.Conv2d(8, 10, 4, 2, 1)
+        self.again = self.c
+
+    def forward(self, x):
+        return F.interpolate(self.c(self.b(self.a(x)))[:, :3], size=tuple(x.shape[-2:]))
+
+
+def test_levels_of_a_plan_are_those_that_it_names_as_they_run():
+    plan = RetrofitPlan([("a", "b"), "again"], hidden_channels=4)
+    net = Crossed()
+    report = retrofit(net, RetrofitPlan(["b", "a", "again"], hidden_channels=4), example=(X,))
+    assert [level.name for level in report.levels] == ["a", "b", "c"]
+    for module in (net, copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        assert levels_of(module, RetrofitPlan(["a", "b", "c"])) == list(report.levels)
+        assert levels_of(module, RetrofitPlan(["again", "a"])) == [report.levels[0], report.levels[2]]
+    assert [level.name for level in levels_of(nn.Sequential(net), RetrofitPlan("[ab]"))] == ["0.a", "0.b"]
+    features = Distiller(nn.Sequential(net), None, RetrofitPlan(["b", "a"])).taps(X)[1]
+    assert [f.shape[1] for f in features] == [6, 8]
+    for levels in (["nonsense"], ["a", "nonsense"], [("a", "b"), "c"]):
+        with pytest.raises(ConfigError, match=r"not been retrofitted with this plan.*'a', 'b', 'c'"):
+            Distiller(net, None, RetrofitPlan(levels))
+    pair = Crossed()
+    report = retrofit(pair, plan, example=(X,))
+    assert levels_of(pair, plan) == list(report.levels)
 
 
 def test_the_mask_is_handed_on_where_the_plan_says_so():
@@ -179,6 +213,21 @@ HOSTS = {
     "vit": (Tokens, ["vit.blocks.0", "vit.blocks.1"], "tokens"),
     "swin": (Windows, ["swin.layers.*"], "nhwc"),
 }
+
+
+@pytest.mark.parametrize("name", ["vit", "swin"])
+def test_features_of_retrofitted_stages_have_their_channels_first(name):
+    build, names, _ = HOSTS[name]
+    x, _, _ = batch(64)
+    net = build().eval()
+    report = retrofit(net, RetrofitPlan(names, hidden_channels=4), example=(x,))
+    taps = Taps(net, [level.name for level in report.levels])
+    _, features = taps(x)
+    assert [tuple(f.shape[1:]) for f in features] == [(level.channels, *level.size) for level in report.levels]
+    assert_equal(taps.run((x,), {}, size=(64, 64))[1], features)
+    taps.remove()
+    teacher = ModuleTeacher(net, taps.names, example=x[:1])
+    assert_equal(teacher(x), features)
 
 
 @pytest.mark.parametrize("name", HOSTS)

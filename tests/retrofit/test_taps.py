@@ -133,6 +133,20 @@ def test_outputs_changed_in_place_later():
     assert plain._taps["level1"].changes is False
 
 
+def test_outputs_changed_in_place_in_training_alone():
+    net = nn.Sequential(nn.Conv2d(4, 8, 4, 2, 1), nn.Dropout2d(0.5, inplace=True), nn.Conv2d(8, 16, 4, 2, 1))
+    taps = Taps(net, ["0", "2"])
+    for training in (False, True, True, False):
+        net.train(training)
+        _, features = taps(X)
+        assert_equal(features[0], net[0](X))
+        assert taps._taps["0"].changes is training
+    assert taps.learned.tolist() == [1, 0]
+    again = Taps(net, ["0", "2"])
+    again.learned = taps.learned
+    assert_equal(again.learned, taps.learned)
+
+
 def test_checkpointed_stages():
     net = Checkpointed(reentrant=False)
     expected = torch.autograd.grad(net.stage(X).square().sum(), net.stage[0].weight)
@@ -191,13 +205,19 @@ def test_compiled(inside):
     assert not taps._record.found
 
 
-def test_compiled_too_early_says_so():
+@pytest.mark.parametrize("other", [False, True], ids=["itself", "another of its class"])
+def test_compiled_too_early_says_so_and_what_helps(other):
     torch.compiler.reset()
     net = Student()
     model = torch.compile(net, backend="aot_eager")
-    model(X)
-    with pytest.raises(ConfigError, match=r"did not run in this forward pass.*compiled again"):
-        Taps(model, LEVELS)(X)
+    (torch.compile(Student(), backend="aot_eager") if other else model)(X)
+    taps = Taps(model, LEVELS)
+    with pytest.raises(ConfigError, match=r"did not run in this forward pass.*another one of its class.*reset\(\)"):
+        taps(X)
+    compiled = torch.compile(lambda x: taps.run((x,), {}, model=net), backend="aot_eager")
+    torch.testing.assert_close(compiled(X)[1], by_hand(net, X))
+    torch.compiler.reset()
+    torch.testing.assert_close(taps(X)[1], by_hand(net, X))
 
 
 def test_data_parallel_without_gpus_and_names_inside():

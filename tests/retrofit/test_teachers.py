@@ -151,6 +151,36 @@ def test_layouts_are_found():
         assert_equal(teacher(image), [net.conv(image)] * 2)
 
 
+def test_levels_and_paths_may_be_mixed():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 6, 2, 2)
+
+        def forward(self, x):
+            y = self.conv(x)
+            return y, -y.permute(0, 2, 3, 1)
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = Two(), nn.Conv2d(6, 9, 2, 2)
+
+        def forward(self, x):
+            return self.b(self.a(x)[0])
+
+    net = Net()
+    level = Level("a", 3, 6, 2, (16, 16), "nhwc", output=(1,))
+    teacher = ModuleTeacher(net, [level, "b"], example=TRUTH)
+    assert teacher.feature_channels == (6, 9)
+    assert_equal(teacher(TRUTH), [-net.a.conv(TRUTH), net(TRUTH)])
+    assert_equal(
+        ModuleTeacher(net, [level, "b"], example=TRUTH, select={"b": lambda y: 2 * y})(TRUTH)[1], 2 * net(TRUTH)
+    )
+    with pytest.raises(ConfigError, match=r"select names \['c'\]"):
+        ModuleTeacher(net, [level, "b"], example=TRUTH, select={"c": 0})
+
+
 @pytest.mark.parametrize(
     "build",
     [
