@@ -80,7 +80,8 @@ class AttentionTransferLoss(nn.Module):
         Args:
             student: (B, H, W, N), row (b, y, x) sums to 1 over the N keys.
             teacher: The same shape; no gradient reaches it.
-            mask: (B, 1, H_m, W_m), 1 = hole, from the attention's resolution upwards.
+            mask: (B, 1, H_m, W_m), 1 = hole, from the attention's resolution upwards; it must cover what the positions
+                cover: pad it as the network pads its input.
             feature: (B, channels, H, W), what the teacher's attention looked at; needed with importance="learned".
 
         Raises:
