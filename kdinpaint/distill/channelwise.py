@@ -185,7 +185,7 @@ class ChannelDistillLoss(nn.Module):
         """What is to vanish, (B, C, H, W), in float32 at least: squares of float16 are soon infinite."""
         wide = torch.promote_types(torch.promote_types(student.dtype, target.dtype), torch.float32)
         student, target = student.to(wide), target.to(wide)
-        inverse = self.scales[level].inverse()[:, None, None] if self.scales else None  # type: ignore[operator]
+        inverse = self.scales[level].inverse(target)[..., None, None] if self.scales else None  # type: ignore[operator]
         if self.distance != "cosine":
             difference = student - target
             return difference if inverse is None else difference * inverse.to(wide)

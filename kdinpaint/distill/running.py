@@ -12,7 +12,7 @@ __all__ = ["RunningStd", "observed_together"]
 
 
 class RunningStd(nn.Module):
-    """Running per-channel standard deviation of a feature, kept as a buffer; 1 before the first update.
+    """Running per-channel standard deviation of a feature, kept as a buffer; before the first update see `inverse`.
 
     An update takes in a whole batch: what all processes of a distributed run see of it, and with gradient accumulation
     all its parts (see `observed_together`). Infinite and undefined numbers are left out, as mixed precision meets them
@@ -80,9 +80,22 @@ class RunningStd(nn.Module):
         self.var.copy_(torch.where(known, self.var.lerp(var, rate), self.var))
         self.updates.add_(known.all())
 
-    def inverse(self) -> Tensor:
-        """1 / std, (C,); channels that hardly vary are not amplified beyond ten times the average."""
-        return (self.var + 0.01 * self.var.mean()).clamp_min(1e-12).rsqrt()
+    def inverse(self, feature: Tensor | None = None) -> Tensor:
+        """1 / std; channels that hardly vary are not amplified beyond ten times the average.
+
+        Args:
+            feature: (B, C, H, W), what is to be scaled. Before the first update each of its samples is measured by
+                itself: so the first loss has the scale of all others, and parts of a batch add up to the whole. Without
+                it, or where a sample does not vary, the deviation is 1 until then.
+
+        Returns:
+            (C,), float32, or (B, C) if there is a feature.
+        """
+        if feature is None:
+            return _inverse(self.var)
+        own = feature.detach().float().var((-2, -1), correction=0)
+        own = torch.where(own.mean(-1, keepdim=True) > 0, own, 1.0)
+        return _inverse(torch.where(self.updates == 0, own, self.var))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "RunningStd":
         def move(buffer: Tensor) -> Tensor:
@@ -91,6 +104,10 @@ class RunningStd(nn.Module):
 
         super()._apply(move, recurse)  # type: ignore[no-untyped-call]
         return self
+
+
+def _inverse(var: Tensor) -> Tensor:
+    return (var + 0.01 * var.mean(-1, keepdim=True)).clamp_min(1e-12).rsqrt()
 
 
 @contextmanager

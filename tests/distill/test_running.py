@@ -118,6 +118,43 @@ def test_parts_make_the_variance_of_the_whole():
     torch.testing.assert_close(parts.var, whole.var)
 
 
+# The first step -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["cross", "self"])
+def test_first_loss_has_the_scale_of_all_others(kind):
+    features = [100 * noise(4, 3, 16, 16), 100 * noise(4, 3, 8, 8, seed=1)]
+    mask = torch.ones(4, 1, 16, 16)
+    if kind == "cross":
+        loss, given = CrossDistillLoss([3], scale="teacher_std"), ([features[0].flip(0)], [features[0]], mask)
+    else:
+        loss, given = SelfDistillLoss([3, 3], scale="teacher_std"), (features, mask)
+    first, second = (loss(*given).item() for _ in range(2))
+    assert first == pytest.approx(second, rel=0.1)
+    assert second < 3
+
+
+def test_parts_of_the_first_batch_have_the_loss_of_the_whole():
+    student, teacher = noise(4, 3, 8, 8), 100 * noise(4, 3, 8, 8, seed=1)
+    teacher[1] *= 3
+    mask = torch.ones(4, 1, 8, 8)
+    whole, parts = (CrossDistillLoss([3], scale="teacher_std") for _ in range(2))
+    for _ in range(2):
+        expected, found = whole([student], [teacher], mask), []
+        for number, share in enumerate((slice(0, 2), slice(2, 4))):
+            with observed_together(parts, last=number == 1):
+                found.append(parts([student[share]], [teacher[share]], mask[share]))
+        torch.testing.assert_close(sum(found) / 2, expected)
+    assert parts.scales[0].updates.item() == 2
+
+
+def test_a_first_sample_that_does_not_vary_is_not_blown_up():
+    for student, teacher in ((noise(2, 3, 4, 4), torch.zeros(2, 3, 4, 4)), (noise(1, 3, 1, 1), torch.ones(1, 3, 1, 1))):
+        loss = CrossDistillLoss([3], scale="teacher_std")
+        found = loss([student], [teacher], torch.ones(len(student), 1, 4, 4))
+        torch.testing.assert_close(found, (student - teacher).square().mean() / 1.01)
+
+
 # Precision ----------------------------------------------------------------------------------------------------
 
 
