@@ -128,6 +128,6 @@ class AttentionTransferLoss(nn.Module):
         check_mask(mask, student, same_size=False)
         hole = resize_mask(mask, (student.shape[1], student.shape[2]), mode=self.mask_resize)
         wide = torch.promote_types(student.dtype, torch.float32)
-        rows = (student - teacher.detach()).square().sum(-1, dtype=wide).flatten(1)
+        rows = (student.to(wide) - teacher.detach()).square().sum(-1, dtype=wide).flatten(1)
         inside = hole.to(wide).flatten(1)
         return [rows * inside / inside.sum(1, keepdim=True).clamp_min(1.0)]
