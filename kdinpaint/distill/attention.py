@@ -80,7 +80,8 @@ class AttentionTransferLoss(nn.Module):
         Args:
             student: (B, H, W, N), row (b, y, x) sums to 1 over the N keys.
             teacher: The same shape; no gradient reaches it.
-            mask: (B, 1, H_m, W_m), 1 = hole, from the attention's resolution upwards.
+            mask: (B, 1, H_m, W_m), 1 = hole, from the attention's resolution upwards; it must cover what the positions
+                cover: pad it as the network pads its input.
             feature: (B, channels, H, W), what the teacher's attention looked at; needed with importance="learned".
 
         Raises:
@@ -127,6 +128,6 @@ class AttentionTransferLoss(nn.Module):
         check_mask(mask, student, same_size=False)
         hole = resize_mask(mask, (student.shape[1], student.shape[2]), mode=self.mask_resize)
         wide = torch.promote_types(student.dtype, torch.float32)
-        rows = (student - teacher.detach()).square().sum(-1, dtype=wide).flatten(1)
+        rows = (student.to(wide) - teacher.detach()).square().sum(-1, dtype=wide).flatten(1)
         inside = hole.to(wide).flatten(1)
         return [rows * inside / inside.sum(1, keepdim=True).clamp_min(1.0)]

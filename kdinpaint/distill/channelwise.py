@@ -136,7 +136,7 @@ class ChannelDistillLoss(nn.Module):
             weights = [rho * level for rho, level in zip(weights, 2 * self.level_logits.sigmoid(), strict=True)]
         if self.residuals:
             precision = [residual.inverse().square() for residual in self.residuals]  # type: ignore[operator]
-            weights = [rho * p.to(rho.dtype) for rho, p in zip(weights, precision, strict=True)]
+            weights = [rho * p for rho, p in zip(weights, precision, strict=True)]
         return weights
 
     def combine(self, weights: Sequence[Tensor], distances: Sequence[Tensor]) -> Tensor:
@@ -182,13 +182,15 @@ class ChannelDistillLoss(nn.Module):
         return result
 
     def _difference(self, student: Tensor, target: Tensor, level: int) -> Tensor:
-        """What is to vanish, (B, C, H, W)."""
-        inverse = self.scales[level].inverse()[:, None, None] if self.scales else None  # type: ignore[operator]
+        """What is to vanish, (B, C, H, W), in float32 at least: squares of float16 are soon infinite."""
+        wide = torch.promote_types(torch.promote_types(student.dtype, target.dtype), torch.float32)
+        student, target = student.to(wide), target.to(wide)
+        inverse = self.scales[level].inverse(target)[..., None, None] if self.scales else None  # type: ignore[operator]
         if self.distance != "cosine":
             difference = student - target
-            return difference if inverse is None else difference * inverse.to(difference.dtype)
+            return difference if inverse is None else difference * inverse.to(wide)
         if inverse is not None:
-            student, target = student * inverse.to(student.dtype), target * inverse.to(target.dtype)
+            student, target = student * inverse.to(wide), target * inverse.to(wide)
         # |a - b|^2 of unit vectors is 2 (1 - cos); with weights 1/C the loss is then 1 - cos.
         return (F.normalize(student, dim=1) - F.normalize(target, dim=1)) * (student.shape[1] / 2) ** 0.5
 

@@ -149,7 +149,8 @@ class CrossDistillLoss(ChannelDistillLoss):
         Args:
             student: One (B, C_l, H_l, W_l) a level.
             teacher: The same shapes.
-            mask: (B, 1, H, W), 1 = hole, at least as large as the largest level.
+            mask: (B, 1, H, W), 1 = hole, at least as large as the largest level. It is stretched over each level, so it
+                must cover what the features cover: pad it as the network pads its input.
 
         Raises:
             ShapeError: Levels, channels or sizes do not fit.

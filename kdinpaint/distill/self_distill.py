@@ -106,7 +106,8 @@ class SelfDistillLoss(ChannelDistillLoss):
 
         Args:
             features: The L features of one encoder, shallow to deep, each (B, C_l, H_l, W_l).
-            mask: (B, 1, H, W), 1 = hole, at least as large as the largest level.
+            mask: (B, 1, H, W), 1 = hole, at least as large as the largest level. It is stretched over each level, so it
+                must cover what the features cover: pad it as the network pads its input.
 
         Raises:
             ShapeError: Levels, channels or sizes do not fit.

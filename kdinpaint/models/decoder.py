@@ -59,6 +59,7 @@ class Decoder(nn.Module):
     ) -> None:
         super().__init__()
         self.skips = input_channels > 0
+        self.channels = tuple(channels)
 
         def conv(inputs: int, outputs: int) -> nn.Conv2d:
             return nn.Conv2d(inputs, outputs, 3, padding=1, device=device, dtype=dtype)
@@ -133,11 +134,15 @@ class Decoder(nn.Module):
             other: Has the same number of levels.
         """
         theirs = other.state_dict()
+        # Inputs beyond these are skips, whatever the other one, wider, has in their place.
+        deep = {f"joins.{number}.weight": width for number, width in enumerate(self.channels[:0:-1])}
+        deep["head.0.weight"] = self.channels[0]
         for name, mine in self.state_dict().items():
             if name in theirs:
-                common = tuple(slice(min(a, b)) for a, b in zip(mine.shape, theirs[name].shape, strict=True))
+                own = mine[:, : deep[name]] if name in deep else mine
+                common = tuple(slice(min(a, b)) for a, b in zip(own.shape, theirs[name].shape, strict=True))
                 mine.zero_()
-                mine[common] = theirs[name][common]
+                own[common] = theirs[name][common]
             elif name.startswith("context.") and ".conv2." in name:
                 mine.zero_()  # a residual block that adds nothing
 

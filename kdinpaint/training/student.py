@@ -34,6 +34,7 @@ ExtraLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
 class _Features:
     image: Tensor
     mask: Tensor
+    hole: Tensor  # the mask as the network pads it: it covers the features
     task: Tensor
     student: list[Tensor]
     teacher: list[Tensor]
@@ -191,18 +192,19 @@ class StudentObjective(Objective):
             )
         task, parts = self._task(prediction, image, mask)
         total = task
+        hole = self.net.prepare(image, mask)[1]
         factors = self._factors(progress)
         if self.cross is not None and factors["cross"]:
             self.cross.region = "all" if progress < self.config.everywhere_first else self.config.region
-            value = self.cross(self.read(features), teacher, mask)
+            value = self.cross(self.read(features), teacher, hole)
             total, parts["cross"] = total + factors["cross"] * value, value.detach()
         if self.self_distill is not None and factors["self"]:
-            value = self.self_distill(features, mask)
+            value = self.self_distill(features, hole)
             total, parts["self"] = total + factors["self"] * value, value.detach()
         if self.attention is not None and looked is not None and theirs is not None and factors["attention"]:
-            value = self.attention(looked.rows, theirs.rows, mask, feature=theirs.feature)
+            value = self.attention(looked.rows, theirs.rows, hole, feature=theirs.feature)
             total, parts["attention"] = total + factors["attention"] * value, value.detach()
-        return Losses(total, parts, _Features(image, mask, task, features, teacher, theirs, factors))
+        return Losses(total, parts, _Features(image, mask, hole, task, features, teacher, theirs, factors))
 
     def read(self, features: list[Tensor]) -> list[Tensor]:
         """The student's features as cross distillation compares them: in the teacher's widths."""
@@ -305,20 +307,20 @@ class StudentObjective(Objective):
 
     def _terms(self, kept: _Features) -> Iterator[_Term]:
         """The losses at work, with the targets that the student has now."""
-        cross, own, attention, theirs, mask = self.cross, self.self_distill, self.attention, kept.looked, kept.mask
+        cross, own, attention, theirs, hole = self.cross, self.self_distill, self.attention, kept.looked, kept.hole
 
         def term(name: str, loss: Any, importance: list[Tensor], distances: _Distances) -> _Term:  # noqa: ANN401
             return _Term([kept.factors[name] * w for w in loss.pair_weights()], importance, distances)
 
         if cross is not None and kept.factors["cross"]:
-            found = cross.importance(kept.teacher, mask)
+            found = cross.importance(kept.teacher, hole)
             yield term(
-                "cross", cross, found, lambda features, _: cross.distances(self.read(features), kept.teacher, mask)
+                "cross", cross, found, lambda features, _: cross.distances(self.read(features), kept.teacher, hole)
             )
         if own is not None and kept.factors["self"]:
             deeper = [f.detach() for f in kept.student[1:]]
-            found = own.importance(deeper, mask)
-            yield term("self", own, found, lambda features, _: own.distances(features, mask, targets=deeper))
+            found = own.importance(deeper, hole)
+            yield term("self", own, found, lambda features, _: own.distances(features, hole, targets=deeper))
         if attention is not None and theirs is not None and kept.factors["attention"]:
             rows = theirs.rows
             found = attention.importance(rows, theirs.feature)
@@ -326,7 +328,7 @@ class StudentObjective(Objective):
                 "attention",
                 attention,
                 found,
-                lambda _, looked: [] if looked is None else attention.distances(looked.rows, rows, mask),
+                lambda _, looked: [] if looked is None else attention.distances(looked.rows, rows, hole),
             )
 
     def extra_state(self) -> dict[str, Any]:

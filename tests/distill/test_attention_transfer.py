@@ -134,3 +134,10 @@ def test_meta_learning_raises_t_where_the_teacher_serves_the_task():
         )
     t = loss.importance(teacher, feature)[0][0]
     assert t[0] > 1 > t[1]
+
+
+def test_small_shares_of_float16_are_squared_in_float32():
+    # With 4096 keys a share is about 2e-4, and float16 knows no square below 6e-8.
+    student, teacher = (torch.full((1, 1, 1, 4096), share).half() for share in (1e-4, 2e-4))
+    loss, mask = AttentionTransferLoss(importance="uniform"), torch.ones(1, 1, 1, 1)
+    assert loss(student, teacher, mask).item() == pytest.approx(4096 * 1e-8, rel=0.01)

@@ -135,6 +135,17 @@ def test_a_wider_teacher_must_be_asked_for():
             student.load_from(other, leading=True)
 
 
+@pytest.mark.parametrize("options", [{}, {"dilations": ()}, {"skips": False}])
+def test_of_a_wider_teacher_nothing_lands_on_the_skips(options):
+    student, wide = randomise(InpaintingNet(**{**SMALL, **options})), randomise(AutoEncoder(channels=(9, 14)))
+    student.load_from(wide, leading=True)
+    mine, theirs = ([*net.decoder.joins, net.decoder.head[0]] for net in (student, wide))
+    for conv, source, deep in zip(mine, theirs, reversed(SMALL["channels"]), strict=True):
+        outputs = min(len(conv.weight), len(source.weight))
+        assert_equal(conv.weight[:outputs, :deep], source.weight[:outputs, :deep])
+        assert not conv.weight[:, deep:].any()
+
+
 def test_load_from_refuses_another_architecture():
     with pytest.raises(ValueError, match="zip"):
         InpaintingNet(**SMALL).encoder.load_from(AutoEncoder(channels=(4, 6, 8)).encoder)

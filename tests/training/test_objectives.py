@@ -8,6 +8,7 @@ import torch
 
 from kdinpaint import AutoEncoder, InpaintingNet
 from kdinpaint._core.errors import ConfigError
+from kdinpaint.ops import resize_mask
 from kdinpaint.training import DistillConfig, LossConfig, StudentObjective, TeacherObjective, inpainting_loss
 
 CHANNELS = (4, 6)
@@ -274,6 +275,25 @@ def test_all_cells_first_then_the_hole() -> None:
     early, late = (stage(data, progress).parts["cross"] for progress in (0.1, 0.5))
     torch.testing.assert_close(early, objective(region="all", scale="none")(data, 0.5).parts["cross"])
     torch.testing.assert_close(late, objective(scale="none")(data, 0.5).parts["cross"])
+
+
+@pytest.mark.parametrize("method", ["align", "l2t"])
+def test_losses_look_at_the_cells_that_the_network_pads_to(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # 17 pixels are padded to 20: stretched over 10 x 10 cells, the mask of 17 would end elsewhere.
+    data, seen = batch(17), []
+    stage = objective(attention_transfer=0.5, meta_method=method, pool="hole")
+    padded = torch.nn.functional.pad(data["mask"], (0, 3, 0, 3))
+    for module in ("attention", "channelwise", "importance"):
+        monkeypatch.setattr(
+            f"kdinpaint.distill.{module}.resize_mask",
+            lambda mask, size, **options: seen.append((mask, size)) or resize_mask(mask, size, **options),
+        )
+    losses = stage(data, 0.5)
+    found = [size for _, size in seen]
+    stage.backward(losses, 0, lambda loss: loss.backward())
+    assert set(found) == {(10, 10), (5, 5)}
+    assert len(seen) > len(found), "the meta step compares, too"
+    assert all(torch.equal(mask, padded) for mask, _ in seen)
 
 
 class Wide(torch.nn.Module):
