@@ -1,6 +1,7 @@
 """The dry run: what every module is given and gives, with the host left exactly as it was."""
 
 import contextlib
+import itertools
 import random
 import warnings
 from collections import OrderedDict, defaultdict
@@ -113,11 +114,13 @@ def dry_run(
 ) -> list[Call]:
     """Run the host once in eval mode and list the calls of the given modules, in the order in which they begin.
 
+    Compiled parts run as they are written.
+
     Raises:
         ConfigError: The host does not run on the example.
     """
     calls: list[Call] = []
-    clock = iter(range(2**62))
+    clock = itertools.count()
     running: dict[str, list[tuple[Call, list[tuple[Path, Tensor, int]]]]] = {name: [] for name in modules}
     handles: list[Any] = []
 
@@ -148,7 +151,7 @@ def dry_run(
                 module.training = False
             for name, module in modules.items():
                 watch(name, module)
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), torch.compiler.set_stance("force_eager"):
                 warnings.simplefilter("ignore")  # of the host, about a run without gradients
                 model(*args, **kwargs)
         except Exception as error:

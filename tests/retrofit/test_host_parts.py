@@ -1,0 +1,72 @@
+"""Hosts with parts that are compiled."""
+
+import signal
+
+import pytest
+import torch
+from retrofit_hosts import BOTH, liven
+from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
+
+from kdinpaint import RetrofitPlan, inspect, retrofit, unretrofit
+from kdinpaint.retrofitting import disabled
+
+
+class Host(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.down, self.act, self.head = nn.Conv2d(4, 6, 3, 2, 1), nn.ReLU(inplace=True), nn.Conv2d(6, 3, 3, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.act(self.down(x)))
+
+
+@pytest.fixture
+def no_hang():
+    """What Dynamo unrolls without end is a failure, where the system has an alarm."""
+
+    def stop(number, frame):
+        raise SystemExit("this hangs")
+
+    if not hasattr(signal, "SIGALRM"):
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(30)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("how", ["whole", "call", "part"])
+@pytest.mark.parametrize("called", [False, True], ids=["fresh", "called"])
+@pytest.mark.usefixtures("no_hang")
+def test_compiled_parts(how, called):
+    """The dry run is not compiled; afterwards the host compiles anew, with fillers and without."""
+    torch.compiler.reset()
+    counter = CompileCounter()
+    net = Host().eval()
+    before = net(BOTH)
+    if how == "call":
+        net.compile(backend=counter)
+    compiled = net if how == "call" else torch.compile(net, backend=counter)
+    host = nn.Sequential(compiled).eval() if how == "part" else net
+    if called:
+        compiled(BOTH)
+    count = counter.frame_count
+    found = inspect(compiled, (BOTH,))
+    assert [level.target for level in found.levels] == [("down", "act"), "head"]
+    retrofit(host, RetrofitPlan(["down"]), (BOTH,))
+    assert counter.frame_count == count
+    run = compiled if how == "whole" else host
+    torch.testing.assert_close(run(BOTH), before)
+    liven(host)
+    with torch.compiler.set_stance("force_eager"):
+        expected = run(BOTH)
+    assert not torch.equal(expected, before)
+    torch.testing.assert_close(run(BOTH), expected, rtol=1e-4, atol=1e-5)
+    assert counter.frame_count > count
+    with disabled(host):
+        torch.testing.assert_close(run(BOTH), before)
+    unretrofit(host)
+    torch.testing.assert_close(run(BOTH), before)
