@@ -71,7 +71,9 @@ def untouched(model: nn.Module) -> Iterator[None]:
 
     So is what attributes hold, if they are dicts, lists or sets: a cache that a run fills would be stale later.
     """
-    modules = list(model.modules())
+    scripted = [m for m in model.modules() if isinstance(m, torch.jit.ScriptModule)]  # they have no __dict__ of use
+    scripts = [(m, getattr(m, "training", None), dict(m.named_buffers(recurse=False))) for m in scripted]
+    modules = [m for m in model.modules() if not isinstance(m, torch.jit.ScriptModule)]
     tensors = [*model.parameters(), *model.buffers()]
     state = [dict(m.__dict__) for m in modules]
     registered: list[list[dict[str, Any]]] = [[dict(m.__dict__[key]) for key in REGISTERED] for m in modules]
@@ -94,6 +96,11 @@ def untouched(model: nn.Module) -> Iterator[None]:
                 if list(present) != list(before) or any(present[name] is not before[name] for name in before):
                     present.clear()
                     present.update(before)
+        for script, training, own_buffers in scripts:
+            for key, value in own_buffers.items():
+                setattr(script, key, value)
+            if training is not None:
+                script.training = training
         for container, content in held.values():
             if not _same(container, content):
                 container.clear()
@@ -114,7 +121,7 @@ def dry_run(
 ) -> list[Call]:
     """Run the host once in eval mode and list the calls of the given modules, in the order in which they begin.
 
-    Compiled parts run as they are written.
+    Compiled parts run as they are written. Scripted ones cannot be watched and have no calls.
 
     Raises:
         ConfigError: The host does not run on the example.
@@ -148,9 +155,11 @@ def dry_run(
     with untouched(model):
         try:
             for module in model.modules():
-                module.training = False
+                if hasattr(module, "training"):  # a frozen script has none
+                    module.training = False
             for name, module in modules.items():
-                watch(name, module)
+                if not isinstance(module, torch.jit.ScriptModule):
+                    watch(name, module)
             with warnings.catch_warnings(), torch.compiler.set_stance("force_eager"):
                 warnings.simplefilter("ignore")  # of the host, about a run without gradients
                 model(*args, **kwargs)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from kdinpaint._core.errors import ConfigError
@@ -82,6 +83,10 @@ def stage_stride(before: Size, after: Size) -> int:
 
 def _called(calls: Sequence[Call], name: str, module: nn.Module) -> Call:
     found = next((call for call in calls if call.name == name and call.end >= 0), None)
+    if found is None and isinstance(module, torch.jit.ScriptModule):
+        raise ConfigError(
+            f"{name} is a {type(module).__name__}, which hides its calls; name another module, or script it later."
+        )
     if found is None:
         parts = [n for n, _ in module.named_children()]
         hint = f" Its parts may be: {', '.join(f'{name}.{n}' for n in parts[:8])}." if parts else ""

@@ -1,14 +1,17 @@
-"""Hosts with parts that are compiled."""
+"""Hosts with parts that are compiled or scripted."""
 
+import copy
 import signal
 
 import pytest
 import torch
+from harness import assert_equal
 from retrofit_hosts import BOTH, liven
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 
-from kdinpaint import RetrofitPlan, inspect, retrofit, unretrofit
+from kdinpaint import RetrofitPlan, inspect, retrofit, strip, unretrofit
+from kdinpaint.errors import ConfigError
 from kdinpaint.retrofitting import disabled
 
 
@@ -19,6 +22,21 @@ class Host(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.act(self.down(x)))
+
+
+class Scripted(nn.Module):
+    """Written so that TorchScript takes it, with a buffer that is replaced in every call."""
+
+    calls: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.drop = nn.Conv2d(6, 6, 1), nn.BatchNorm2d(6), nn.Dropout(0.5)
+        self.register_buffer("calls", torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls = self.calls + 1
+        return self.drop(self.norm(self.conv(x)))
 
 
 @pytest.fixture
@@ -70,3 +88,24 @@ def test_compiled_parts(how, called):
         torch.testing.assert_close(run(BOTH), before)
     unretrofit(host)
     torch.testing.assert_close(run(BOTH), before)
+
+
+@pytest.mark.filterwarnings("ignore")  # TorchScript is going away, and says so
+@pytest.mark.parametrize("kind", ["script", "trace", "freeze"])
+def test_scripted_parts(kind):
+    part = Scripted()
+    if kind == "trace":
+        part = torch.jit.trace(part, torch.rand(2, 6, 8, 8), check_trace=False)
+    else:
+        part = torch.jit.script(part.train(kind == "script"))
+        part = torch.jit.freeze(part) if kind == "freeze" else part
+    net = nn.Sequential(nn.Conv2d(4, 6, 3, 2, 1), nn.Sequential(nn.Conv2d(6, 6, 3, 2, 1), part))
+    state, modes = copy.deepcopy(net.state_dict()), [getattr(m, "training", None) for m in net.modules()]
+    assert [level.name for level in inspect(net, (BOTH,)).levels] == ["0", "1"]
+    retrofit(net, RetrofitPlan(["0", "1"]), (BOTH,), trainable="fillers")
+    strip(net)
+    unretrofit(net)
+    assert_equal(net.state_dict(), state)
+    assert [getattr(m, "training", None) for m in net.modules()] == modes
+    with pytest.raises(ConfigError, match=r"1\.1 is a .*Module, which hides its calls"):
+        retrofit(net, RetrofitPlan(["1.1"]), (BOTH,))
