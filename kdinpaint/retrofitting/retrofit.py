@@ -74,7 +74,7 @@ def retrofit(
     stages = resolve_levels(model, plan.levels)
     check_options(plan, [name for _, name in stages])
     modules = dict(model.named_modules(remove_duplicate=False))
-    calls = dry_run(model, args, kwargs, {name: modules[name] for stage in stages for name in stage})
+    calls = dry_run(model, args, kwargs, {name: modules[name] for stage in stages for name in stage}, stages)
     source = MaskSource(plan.mask, model)
     hole = source(args, kwargs)
     if hole is None:

@@ -1,4 +1,4 @@
-"""Hosts with parts that are compiled or scripted."""
+"""Hosts with parts that are compiled, scripted, or work in place."""
 
 import copy
 import signal
@@ -12,7 +12,7 @@ from torch._dynamo.testing import CompileCounter
 
 from kdinpaint import RetrofitPlan, inspect, retrofit, strip, unretrofit
 from kdinpaint.errors import ConfigError
-from kdinpaint.retrofitting import disabled
+from kdinpaint.retrofitting import FilledStage, disabled
 
 
 class Host(nn.Module):
@@ -109,3 +109,35 @@ def test_scripted_parts(kind):
     assert [getattr(m, "training", None) for m in net.modules()] == modes
     with pytest.raises(ConfigError, match=r"1\.1 is a .*Module, which hides its calls"):
         retrofit(net, RetrofitPlan(["1.1"]), (BOTH,))
+
+
+class Moves(nn.Module):
+    """Changes its input in place, but gives another tensor."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mul_(2) + 1
+
+
+IN_PLACE = {
+    "pair": (lambda: [nn.Identity(), nn.ReLU(inplace=True), nn.Conv2d(6, 8, 3, 2, 1)], ("1", "3"), True),
+    "pair of views": (lambda: [nn.Flatten(1, 1), Moves(), nn.Conv2d(6, 8, 3, 2, 1)], ("1", "3"), True),
+    "dropout": (lambda: [nn.Sequential(nn.Dropout(0.5, inplace=True), nn.Conv2d(6, 8, 3, 2, 1))], "1", True),
+    "pair of dropout": (lambda: [nn.Identity(), nn.Dropout(0.5, inplace=True), nn.Conv2d(6, 8, 1)], ("1", "3"), True),
+    "later": (lambda: [nn.Sequential(nn.Conv2d(6, 8, 3, 2, 1), nn.ReLU(inplace=True))], "1", False),
+    "after a pair": (lambda: [nn.Conv2d(6, 6, 1), nn.Conv2d(6, 8, 3, 2, 1), nn.ReLU(inplace=True)], ("1", "2"), False),
+}
+
+
+@pytest.mark.parametrize("name", IN_PLACE)
+def test_fillers_see_the_input_as_it_was(name):
+    """Also where a later module of the stage changes it, and where only training does; copied only where needed."""
+    build, level, copied = IN_PLACE[name]
+    net = nn.Sequential(nn.Conv2d(4, 6, 3, 1, 1), *build(), nn.Conv2d(8, 3, 1)).eval()
+    expected = net[0](BOTH)
+    retrofit(net, RetrofitPlan([level]), (BOTH,))
+    (stage,) = [m for m in net.modules() if isinstance(m, FilledStage)]
+    assert stage.spec.in_place is copied
+    read = []
+    stage.kdinpaint_filler.register_forward_pre_hook(lambda module, args: read.append(args[0]))
+    net.train()(BOTH)
+    assert_equal(read[0][..., : expected.shape[-2], : expected.shape[-1]], expected)
