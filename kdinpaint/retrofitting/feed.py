@@ -53,7 +53,7 @@ class MaskFeed:
     def __init__(self, source: MaskSource) -> None:
         self.source = source
         self.enabled = True
-        self.frozen: list[nn.Parameter] = []
+        self.frozen: list[tuple[nn.Module, str]] = []  # names of parameters: loading may replace these
         self._stack = _Stack()
         self._again: dict[torch.device, Frame] = {}
         self._lent: list[Frame] = []

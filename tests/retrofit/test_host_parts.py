@@ -103,7 +103,9 @@ def test_scripted_parts(kind):
     state, modes = copy.deepcopy(net.state_dict()), [getattr(m, "training", None) for m in net.modules()]
     assert [level.name for level in inspect(net, (BOTH,)).levels] == ["0", "1"]
     retrofit(net, RetrofitPlan(["0", "1"]), (BOTH,), trainable="fillers")
+    assert not any(p.requires_grad for n, p in net.named_parameters() if "kdinpaint_filler" not in n)
     strip(net)
+    assert all(p.requires_grad for p in net.parameters())
     unretrofit(net)
     assert_equal(net.state_dict(), state)
     assert [getattr(m, "training", None) for m in net.modules()] == modes

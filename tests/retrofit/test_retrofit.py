@@ -1,6 +1,7 @@
 """What retrofit refuses, how it finds masks and names, and what holds beside the forward pass."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -10,9 +11,7 @@ from torch import Tensor, nn
 
 from kdinpaint import RetrofitPlan, retrofit, unretrofit
 from kdinpaint.errors import ConfigError, ShapeError
-from kdinpaint.retrofitting import (
-    disabled,
-)
+from kdinpaint.retrofitting import disabled
 
 
 class Broken(Plain):
@@ -143,3 +142,24 @@ def test_a_pair_is_written_as_tables_print_it():
     found = retrofit(net, RetrofitPlan(["0 .. 1"]), example=(torch.rand(1, 4, 16, 16),))
     assert [level.target for level in found.levels] == [("0", "1")]
     assert "0 .. 1" in str(found)
+
+
+@pytest.mark.parametrize("copied", [lambda net: net, copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))])
+def test_what_was_frozen_is_trainable_again_after_its_parameters_were_replaced(copied):
+    net = installed(trainable="fillers")
+    net = copied(net)
+    net.load_state_dict({key: value.clone() for key, value in net.state_dict().items()}, assign=True)
+    nn.utils.parametrizations.orthogonal(net.head)
+    assert not any(p.requires_grad for p in net.head.parameters())
+    unretrofit(net)
+    assert all(p.requires_grad for p in net.parameters())
+
+
+def test_shared_parameters_are_trainable_again_after_they_were_torn_apart():
+    net = nn.Sequential(nn.Conv2d(4, 4, 3, 2, 1), nn.Conv2d(4, 4, 3, 2, 1), nn.Conv2d(4, 4, 3, 2, 1))
+    net[2].weight = net[1].weight
+    retrofit(net, RetrofitPlan("0"), (BOTH,), trainable="fillers")
+    net.load_state_dict({key: value.clone() for key, value in net.state_dict().items()}, assign=True)
+    assert not net[2].weight.requires_grad
+    unretrofit(net)
+    assert all(p.requires_grad for p in net.parameters())
