@@ -19,6 +19,7 @@ from kdinpaint.retrofitting.probe import Seen, arguments, dry_run
 from kdinpaint.retrofitting.report import Level, RetrofitReport
 from kdinpaint.retrofitting.stages import check_options, specify
 from kdinpaint.retrofitting.trainable import TRAINABLE, Trainable, filled_stages, restore_trainable, set_trainable
+from kdinpaint.retrofitting.trees import leaves
 from kdinpaint.retrofitting.wrappers import FilledStage, StageInput, StageSpec
 
 __all__ = ["retrofit", "strip", "unretrofit"]
@@ -81,7 +82,10 @@ def retrofit(
         raise ConfigError(f"the example has no mask where mask={plan.mask!r} says; give an example with a mask.")
     image: Size = (hole.shape[-2], hole.shape[-1])
     order = {call.name: call.begin for call in reversed(calls)}
-    found = [specify(plan, model, stage, calls, image, hole.shape[0]) for stage in stages]
+    batch = {hole.shape[0]}
+    if hole.shape[0] == 1:
+        batch |= {t.shape[0] for _, t in [*leaves(args), *leaves(kwargs)] if t.dim() > 2}
+    found = [specify(plan, model, stage, calls, image, batch) for stage in stages]
     found.sort(key=lambda one: order[one[0].name])
     feed = MaskFeed(source)
     wrapped, costs, seed = [], [], torch.get_rng_state()

@@ -1,6 +1,6 @@
 """From the calls of a dry run to how each stage is read and written."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -98,9 +98,22 @@ def _called(calls: Sequence[Call], name: str, module: nn.Module) -> Call:
 
 
 def specify(
-    plan: RetrofitPlan, model: nn.Module, stage: tuple[str, str], calls: Sequence[Call], image: Size, batch: int
+    plan: RetrofitPlan,
+    model: nn.Module,
+    stage: tuple[str, str],
+    calls: Sequence[Call],
+    image: Size,
+    batch: Collection[int],
 ) -> tuple[StageSpec, Level, Seen]:
     """How a stage is read and written, what the report says of it, and its feature in the dry run.
+
+    Args:
+        plan: What is to be filled.
+        model: The host.
+        stage: Names of its first and its last module.
+        calls: Of the dry run.
+        image: Size of the mask.
+        batch: Of the mask; for a single mask, also those of the example, since it is then that of every image.
 
     Raises:
         ConfigError: It cannot be filled; the text says why and what to do.
@@ -132,10 +145,10 @@ def specify(
     sizes: list[Size] = [found.size(t.shape, image) for found, t in ((before, x), (after, y))]
     if any(a > b for a, b in zip(sizes[1], image, strict=True)):
         raise ConfigError(f"the feature of {name} is {sizes[1]}, larger than the mask {image}: it cannot be filled.")
-    if y.shape[0] != batch and batch != 1:
+    if y.shape[0] not in batch:
         raise ConfigError(
-            f"the feature of {name} has a batch of {y.shape[0]} and the mask one of {batch}; expected one mask for "
-            f"each. Name a module outside of windows or repeated batches."
+            f"the feature of {name} has a batch of {y.shape[0]} and the mask one of {min(batch)}; expected one mask "
+            f"for each. Name a module outside of windows or repeated batches."
         )
     stride = stage_stride(sizes[0], sizes[1])
     in_place = x.path in first.in_place

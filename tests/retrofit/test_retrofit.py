@@ -6,7 +6,7 @@ import pickle
 import pytest
 import torch
 from harness import assert_equal
-from retrofit_hosts import BOTH, IMAGE, KWARG, MASK, PLAN, Lists, Plain, installed, up
+from retrofit_hosts import BOTH, IMAGE, KWARG, MASK, PLAN, Lists, Plain, installed, liven, up
 from torch import Tensor, nn
 
 from kdinpaint import RetrofitPlan, retrofit, unretrofit
@@ -163,3 +163,24 @@ def test_shared_parameters_are_trainable_again_after_they_were_torn_apart():
     assert not net[2].weight.requires_grad
     unretrofit(net)
     assert all(p.requires_grad for p in net.parameters())
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_repeated_batches_are_refused_whatever_the_batch_of_the_example(batch):
+    class Views(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.down = nn.Conv2d(4, 6, 3, 2, 1)
+
+        def forward(self, x):
+            return self.down(torch.cat([x, x.flip(-1)]))
+
+    with pytest.raises(ConfigError, match=f"has a batch of {2 * batch} and the mask one of {batch}"):
+        retrofit(Views(), RetrofitPlan("down"), (BOTH[:batch],))
+
+
+def test_one_mask_for_a_batch_of_images():
+    net = Plain().eval()
+    retrofit(net, PLAN, (IMAGE,), example_kwargs={"mask": MASK[:1]})
+    liven(net)
+    assert_equal(net(IMAGE, mask=MASK[:1]), net(IMAGE, mask=MASK[:1].expand(2, -1, -1, -1)))
