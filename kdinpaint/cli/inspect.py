@@ -48,14 +48,16 @@ def command(config: Annotated[InspectConfig, tyro.conf.arg(name="")]) -> None:
         found = _inspect(net, args, kwargs)
     finally:
         sys.path.remove("")
-    plan = _plan(found)
+    mask, note = _mask(found, args, kwargs)
+    plan = _plan(found, mask)
     if config.json:
         levels = [{**dataclasses.asdict(level), "target": level.target} for level in found.levels]
-        print(json.dumps({"image": found.image, "levels": levels, "plan": plan}, indent=2))
+        note = note if plan is not None else None
+        print(json.dumps({"image": found.image, "levels": levels, "plan": plan, "note": note}, indent=2))
         return
     print(found)
     if plan is not None:
-        print(f"\n{plan}")
+        print(f"\n# {note}\n{plan}" if note else f"\n{plan}")
 
 
 def _inspect(net: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> Inspection:
@@ -65,14 +67,34 @@ def _inspect(net: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]
         raise ConfigError(f"{error} The example is what --input says: one for each argument.") from error
 
 
-def _plan(found: Inspection) -> str | None:
+def _mask(found: Inspection, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> tuple[str | None, str | None]:
+    """Where a plan finds the mask, None for its default, and what a person has to know about that."""
+    inputs = {**{f"arg:{n}": value for n, value in enumerate(args)}, **{f"kwarg:{n}": t for n, t in kwargs.items()}}
+    places = [place for place, t in inputs.items() if t.shape[1:] in (found.image, (1, *found.image))]
+    if len(places) == len(inputs):
+        places = places[1:]  # a grey image
+    if places:
+        places.sort(key=lambda place: "mask" not in place)
+        others = f" Or is it {', '.join(map(json.dumps, places[1:]))}?" if places[1:] else ""
+        return places[0], f'1 is taken for hole in the mask; write "~{places[0]}" if 1 means known.{others}'
+    channels = next(iter(inputs.values())).shape[1:2]
+    if channels in ((1,), (3,)):
+        return None, (
+            f"No input looks like a mask, and the plan would take the last of the {channels[0]} channel(s) of the "
+            f"image for it. Say where it is: RetrofitPlan(..., mask=...)."
+        )
+    return None, None
+
+
+def _plan(found: Inspection, mask: str | None) -> str | None:
     """The line of Python that plans what was found."""
     if not found.levels:
         return None
     targets = ", ".join(json.dumps(t) if isinstance(t := level.target, str) else _pair(t) for level in found.levels)
     outputs = {level.name: level.output[0] if len(level.output) == 1 else level.output for level in found.levels}
     several = ", ".join(f"{json.dumps(name)}: {path!r}" for name, path in outputs.items() if path != ())
-    return f"RetrofitPlan(levels=[{targets}]{f', outputs={{{several}}}' if several else ''})"
+    options = (f", outputs={{{several}}}" if several else "") + (f", mask={json.dumps(mask)}" if mask else "")
+    return f"RetrofitPlan(levels=[{targets}]{options})"
 
 
 def _pair(target: tuple[str, str]) -> str:

@@ -60,7 +60,7 @@ class MaskFeed:
         self.levels = tuple(levels)
         self.names = dict(names or {})
         self.enabled = True
-        self.frozen: list[nn.Parameter] = []
+        self.frozen: list[tuple[nn.Module, str]] = []  # names of parameters: loading may replace these
         self._stack = _Stack()
         self._again: dict[torch.device, Frame] = {}
         self._lent: list[Frame] = []

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
+from torch._dynamo import OptimizedModule
 
 from kdinpaint._core.errors import ConfigError
 from kdinpaint.retrofitting.layouts import Layout, Size, guess_layout
@@ -98,7 +99,9 @@ def inspect(
         raise ConfigError("the example holds no image (B, C, H, W); give what the model is called with.")
     sizes = [(t.shape[-2], t.shape[-1]) for t in images]
     image = max(sizes, key=lambda size: size[0] * size[1])
-    modules = {name: module for name, module in model.named_modules() if name}
+    # Of a compiled network, names are those of the network inside: that is what a plan is for.
+    inner = model._orig_mod if isinstance(model, OptimizedModule) else model
+    modules = {name: module for name, module in inner.named_modules() if name}
     calls = dry_run(model, args, kwargs, modules)
     runs = [run for call in calls if (run := _run(call, modules[call.name], image)) is not None]
     levels = []

@@ -1,10 +1,11 @@
 """The dry run: what every module is given and gives, with the host left exactly as it was."""
 
 import contextlib
+import itertools
 import random
 import warnings
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,7 +47,7 @@ class Call:
         begin: Number of module calls begun or ended before it began.
         outputs: Tensors in what it gave.
         end: Number of module calls begun or ended before it ended; -1 if it never did.
-        in_place: Paths of the inputs that it changed.
+        in_place: Paths of the inputs that it changed, or that the stage which it begins changed or may change.
     """
 
     name: str
@@ -70,7 +71,9 @@ def untouched(model: nn.Module) -> Iterator[None]:
 
     So is what attributes hold, if they are dicts, lists or sets: a cache that a run fills would be stale later.
     """
-    modules = list(model.modules())
+    scripted = [m for m in model.modules() if isinstance(m, torch.jit.ScriptModule)]  # they have no __dict__ of use
+    scripts = [(m, getattr(m, "training", None), dict(m.named_buffers(recurse=False))) for m in scripted]
+    modules = [m for m in model.modules() if not isinstance(m, torch.jit.ScriptModule)]
     tensors = [*model.parameters(), *model.buffers()]
     state = [dict(m.__dict__) for m in modules]
     registered: list[list[dict[str, Any]]] = [[dict(m.__dict__[key]) for key in REGISTERED] for m in modules]
@@ -93,6 +96,11 @@ def untouched(model: nn.Module) -> Iterator[None]:
                 if list(present) != list(before) or any(present[name] is not before[name] for name in before):
                     present.clear()
                     present.update(before)
+        for script, training, own_buffers in scripts:
+            for key, value in own_buffers.items():
+                setattr(script, key, value)
+            if training is not None:
+                script.training = training
         for container, content in held.values():
             if not _same(container, content):
                 container.clear()
@@ -109,16 +117,30 @@ def _same(container: Any, content: Any) -> bool:  # noqa: ANN401 - one of CONTAI
 
 
 def dry_run(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], modules: Mapping[str, nn.Module]
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    modules: Mapping[str, nn.Module],
+    stages: Sequence[tuple[str, str]] = (),
 ) -> list[Call]:
     """Run the host once in eval mode and list the calls of the given modules, in the order in which they begin.
+
+    Compiled parts run as they are written. Scripted ones cannot be watched and have no calls.
+
+    Args:
+        model: The host.
+        args: Of its call.
+        kwargs: Of its call.
+        modules: What to watch, by name.
+        stages: Names of the first and the last module of stages whose inputs are watched for changes in place.
 
     Raises:
         ConfigError: The host does not run on the example.
     """
     calls: list[Call] = []
-    clock = iter(range(2**62))
-    running: dict[str, list[tuple[Call, list[tuple[Path, Tensor, int]]]]] = {name: [] for name in modules}
+    clock = itertools.count()
+    running: dict[str, list[Call]] = {name: [] for name in modules}
+    begun: dict[tuple[str, str], tuple[Call, list[tuple[Path, Tensor, int]]]] = {}
     handles: list[Any] = []
 
     def seen(tree: Any) -> list[Seen]:  # noqa: ANN401
@@ -129,26 +151,43 @@ def dry_run(
         def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             call = Call(name, [*seen(args), *seen(kwargs)], next(clock), [])
             calls.append(call)
-            versions = [(p, t, t._version) for p, t in [*leaves(args), *leaves(kwargs)] if not t.is_inference()]
-            running[name].append((call, versions))
+            running[name].append(call)
+            for stage in stages:
+                if stage[0] == name:
+                    given = [*leaves(args), *leaves(kwargs)]
+                    begun[stage] = call, [(p, t, t._version) for p, t in given if not t.is_inference()]
 
         def after(_: nn.Module, args: Any, output: Any) -> None:  # noqa: ANN401
-            call, versions = running[name].pop()
+            call = running[name].pop()
             call.outputs, call.end = seen(output), next(clock)
-            call.in_place = tuple(path for path, t, version in versions if t._version != version)
+            for stage in stages:
+                if stage[1] == name and stage in begun:
+                    start, versions = begun.pop(stage)
+                    start.in_place += tuple(path for path, t, version in versions if t._version != version)
 
         handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
         handles.append(module.register_forward_hook(after, prepend=True))
+
+    def change(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Before a module that works in place: dropout does in training only, when this run would not see it."""
+        storages = {t.untyped_storage()._cdata for _, t in [*leaves(args), *leaves(kwargs)]}
+        for start, versions in begun.values():
+            start.in_place += tuple(path for path, t, _ in versions if t.untyped_storage()._cdata in storages)
 
     if any(isinstance(p, nn.parameter.UninitializedParameter) for p in model.parameters()):
         raise ConfigError("the model has lazy parameters without a shape; call it once before it is retrofitted.")
     with untouched(model):
         try:
             for module in model.modules():
-                module.training = False
+                if hasattr(module, "training"):  # a frozen script has none
+                    module.training = False
             for name, module in modules.items():
-                watch(name, module)
-            with warnings.catch_warnings():
+                if not isinstance(module, torch.jit.ScriptModule):
+                    watch(name, module)
+            for module in model.modules() if stages else ():
+                if getattr(module, "inplace", False) is True and not isinstance(module, torch.jit.ScriptModule):
+                    handles.append(module.register_forward_pre_hook(change, with_kwargs=True))
+            with warnings.catch_warnings(), torch.compiler.set_stance("force_eager"):
                 warnings.simplefilter("ignore")  # of the host, about a run without gradients
                 model(*args, **kwargs)
         except Exception as error:

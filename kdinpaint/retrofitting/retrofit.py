@@ -19,6 +19,7 @@ from kdinpaint.retrofitting.probe import Seen, arguments, dry_run
 from kdinpaint.retrofitting.report import Level, RetrofitReport
 from kdinpaint.retrofitting.stages import check_options, specify
 from kdinpaint.retrofitting.trainable import TRAINABLE, Trainable, filled_stages, restore_trainable, set_trainable
+from kdinpaint.retrofitting.trees import leaves
 from kdinpaint.retrofitting.wrappers import FilledStage, StageInput, StageSpec, drop_hooks
 
 __all__ = ["retrofit", "strip", "unretrofit"]
@@ -74,14 +75,17 @@ def retrofit(
     stages = resolve_levels(model, plan.levels)
     check_options(plan, [name for _, name in stages])
     modules = dict(model.named_modules(remove_duplicate=False))
-    calls = dry_run(model, args, kwargs, {name: modules[name] for stage in stages for name in stage})
+    calls = dry_run(model, args, kwargs, {name: modules[name] for stage in stages for name in stage}, stages)
     source = MaskSource(plan.mask, model)
     hole = source(args, kwargs)
     if hole is None:
         raise ConfigError(f"the example has no mask where mask={plan.mask!r} says; give an example with a mask.")
     image: Size = (hole.shape[-2], hole.shape[-1])
     order = {call.name: call.begin for call in reversed(calls)}
-    found = [specify(plan, model, stage, calls, image, hole.shape[0]) for stage in stages]
+    batch = {hole.shape[0]}
+    if hole.shape[0] == 1:
+        batch |= {t.shape[0] for _, t in [*leaves(args), *leaves(kwargs)] if t.dim() > 2}
+    found = [specify(plan, model, stage, calls, image, batch) for stage in stages]
     found.sort(key=lambda one: order[one[0].name])
     levels = tuple(level for _, level, _ in found)
     ends = {modules[end]: end for stage in stages for end in stage}

@@ -1,8 +1,9 @@
 """From the calls of a dry run to how each stage is read and written."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from kdinpaint._core.errors import ConfigError
@@ -82,6 +83,10 @@ def stage_stride(before: Size, after: Size) -> int:
 
 def _called(calls: Sequence[Call], name: str, module: nn.Module) -> Call:
     found = next((call for call in calls if call.name == name and call.end >= 0), None)
+    if found is None and isinstance(module, torch.jit.ScriptModule):
+        raise ConfigError(
+            f"{name} is a {type(module).__name__}, which hides its calls; name another module, or script it later."
+        )
     if found is None:
         parts = [n for n, _ in module.named_children()]
         hint = f" Its parts may be: {', '.join(f'{name}.{n}' for n in parts[:8])}." if parts else ""
@@ -93,9 +98,22 @@ def _called(calls: Sequence[Call], name: str, module: nn.Module) -> Call:
 
 
 def specify(
-    plan: RetrofitPlan, model: nn.Module, stage: tuple[str, str], calls: Sequence[Call], image: Size, batch: int
+    plan: RetrofitPlan,
+    model: nn.Module,
+    stage: tuple[str, str],
+    calls: Sequence[Call],
+    image: Size,
+    batch: Collection[int],
 ) -> tuple[StageSpec, Level, Seen]:
     """How a stage is read and written, what the report says of it, and its feature in the dry run.
+
+    Args:
+        plan: What is to be filled.
+        model: The host.
+        stage: Names of its first and its last module.
+        calls: Of the dry run.
+        image: Size of the mask.
+        batch: Of the mask; for a single mask, also those of the example, since it is then that of every image.
 
     Raises:
         ConfigError: It cannot be filled; the text says why and what to do.
@@ -127,10 +145,10 @@ def specify(
     sizes: list[Size] = [found.size(t.shape, image) for found, t in ((before, x), (after, y))]
     if any(a > b for a, b in zip(sizes[1], image, strict=True)):
         raise ConfigError(f"the feature of {name} is {sizes[1]}, larger than the mask {image}: it cannot be filled.")
-    if y.shape[0] != batch and batch != 1:
+    if y.shape[0] not in batch:
         raise ConfigError(
-            f"the feature of {name} has a batch of {y.shape[0]} and the mask one of {batch}; expected one mask for "
-            f"each. Name a module outside of windows or repeated batches."
+            f"the feature of {name} has a batch of {y.shape[0]} and the mask one of {min(batch)}; expected one mask "
+            f"for each. Name a module outside of windows or repeated batches."
         )
     stride = stage_stride(sizes[0], sizes[1])
     in_place = x.path in first.in_place

@@ -3,10 +3,11 @@
 import contextlib
 import difflib
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from kdinpaint._core.checks import check_choice
 from kdinpaint._core.errors import ConfigError, WeightsError
@@ -49,8 +50,13 @@ def _stages(model: nn.Module) -> list[FilledStage]:
 def restore_trainable(model: nn.Module) -> None:
     """Make trainable again what `set_trainable` froze."""
     for feed in _feeds(model):
-        for parameter in feed.frozen:
-            parameter.requires_grad_(True)
+        for module, name in feed.frozen:
+            found = [getattr(module, name, None)]
+            if is_parametrized(module, name):
+                found = list(cast("nn.ModuleDict", module.parametrizations)[name].parameters())
+            for parameter in found:
+                if isinstance(parameter, nn.Parameter):
+                    parameter.requires_grad_(True)
         feed.frozen.clear()
 
 
@@ -71,10 +77,15 @@ def set_trainable(model: nn.Module, which: Trainable) -> None:
         return
     trained = {p for s in stages for p in (s if which == "encoder" else s.kdinpaint_filler).parameters()}
     feed = stages[0].feed
-    for parameter in model.parameters():
-        if parameter.requires_grad and parameter not in trained:
-            parameter.requires_grad_(False)
-            feed.frozen.append(parameter)
+    frozen = {
+        (module, name): parameter
+        for module in model.modules()
+        for name, parameter in module.named_parameters(recurse=False)
+        if parameter.requires_grad and parameter not in trained
+    }  # a shared one has several places
+    for parameter in frozen.values():
+        parameter.requires_grad_(False)
+    feed.frozen += frozen
 
 
 @contextlib.contextmanager

@@ -24,6 +24,15 @@ class Net(nn.Module):
         return self.down(self.act(self.stem(image)))
 
 
+class Masked(nn.Module):
+    def __init__(self, channels=3):
+        super().__init__()
+        self.down = nn.Conv2d(channels, 8, 3, 2, 1)
+
+    def forward(self, image, mask=None, edges=None):
+        return self.down(image)
+
+
 class Pair(nn.Module):
     def __init__(self):
         super().__init__()
@@ -93,7 +102,29 @@ def test_arguments_of_the_network_and_of_its_call(capsys):
     assert found["image"] == [32, 48]
     assert [level["channels"] for level in found["levels"]] == [12, 16]
     assert found["levels"][0]["target"] == ["stem", "act"]
-    assert found["plan"] == 'RetrofitPlan(levels=[("stem", "act"), "down"])'
+    assert found["plan"] == 'RetrofitPlan(levels=[("stem", "act"), "down"], mask="kwarg:known")'
+    assert '"~kwarg:known" if 1 means known' in found["note"]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "mask", "note"),
+    [
+        (["1x3x32x48", "mask=1x1x32x48"], "kwarg:mask", "if 1 means known"),
+        (["1x3x32x48", "1x32x48"], "arg:1", "if 1 means known"),
+        (["1x3x32x48", "edges=1x1x32x48", "mask=1x1x32x48"], "kwarg:mask", 'Or is it "kwarg:edges"?'),
+        (["1x1x32x48", "1x1x32x48"], "arg:1", "if 1 means known"),
+        (["1x3x32x48"], "input:-1", "No input looks like a mask"),
+        (["1x1x32x48"], "input:-1", "No input looks like a mask"),
+        (["1x4x32x48"], "input:-1", None),
+    ],
+)
+def test_the_plan_says_where_the_mask_is(inputs, mask, note, capsys):
+    given = [part for text in inputs for part in ("--input", text)]
+    channels = inputs[0].split("x")[1]
+    out = printed(capsys, "networks_here:Masked", *given, "--kwargs", f'{{"channels": {channels}}}')
+    plan = eval(out.strip().splitlines()[-1], {"RetrofitPlan": kdinpaint.RetrofitPlan})
+    assert plan.mask == mask
+    assert note in out if note else "#" not in out
 
 
 def test_encoders_of_timm_take_the_channels_of_the_input(capsys):

@@ -1,18 +1,17 @@
 """What retrofit refuses, how it finds masks and names, and what holds beside the forward pass."""
 
 import copy
+import pickle
 
 import pytest
 import torch
 from harness import assert_equal
-from retrofit_hosts import BOTH, IMAGE, KWARG, MASK, PLAN, Lists, Plain, installed, up
+from retrofit_hosts import BOTH, IMAGE, KWARG, MASK, PLAN, Lists, Plain, installed, liven, up
 from torch import Tensor, nn
 
 from kdinpaint import RetrofitPlan, retrofit, unretrofit
 from kdinpaint.errors import ConfigError, ShapeError
-from kdinpaint.retrofitting import (
-    disabled,
-)
+from kdinpaint.retrofitting import disabled
 
 
 class Broken(Plain):
@@ -143,3 +142,45 @@ def test_a_pair_is_written_as_tables_print_it():
     found = retrofit(net, RetrofitPlan(["0 .. 1"]), example=(torch.rand(1, 4, 16, 16),))
     assert [level.target for level in found.levels] == [("0", "1")]
     assert "0 .. 1" in str(found)
+
+
+@pytest.mark.parametrize("copied", [lambda net: net, copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))])
+def test_what_was_frozen_is_trainable_again_after_its_parameters_were_replaced(copied):
+    net = installed(trainable="fillers")
+    net = copied(net)
+    net.load_state_dict({key: value.clone() for key, value in net.state_dict().items()}, assign=True)
+    nn.utils.parametrizations.orthogonal(net.head)
+    assert not any(p.requires_grad for p in net.head.parameters())
+    unretrofit(net)
+    assert all(p.requires_grad for p in net.parameters())
+
+
+def test_shared_parameters_are_trainable_again_after_they_were_torn_apart():
+    net = nn.Sequential(nn.Conv2d(4, 4, 3, 2, 1), nn.Conv2d(4, 4, 3, 2, 1), nn.Conv2d(4, 4, 3, 2, 1))
+    net[2].weight = net[1].weight
+    retrofit(net, RetrofitPlan("0"), (BOTH,), trainable="fillers")
+    net.load_state_dict({key: value.clone() for key, value in net.state_dict().items()}, assign=True)
+    assert not net[2].weight.requires_grad
+    unretrofit(net)
+    assert all(p.requires_grad for p in net.parameters())
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_repeated_batches_are_refused_whatever_the_batch_of_the_example(batch):
+    class Views(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.down = nn.Conv2d(4, 6, 3, 2, 1)
+
+        def forward(self, x):
+            return self.down(torch.cat([x, x.flip(-1)]))
+
+    with pytest.raises(ConfigError, match=f"has a batch of {2 * batch} and the mask one of {batch}"):
+        retrofit(Views(), RetrofitPlan("down"), (BOTH[:batch],))
+
+
+def test_one_mask_for_a_batch_of_images():
+    net = Plain().eval()
+    retrofit(net, PLAN, (IMAGE,), example_kwargs={"mask": MASK[:1]})
+    liven(net)
+    assert_equal(net(IMAGE, mask=MASK[:1]), net(IMAGE, mask=MASK[:1].expand(2, -1, -1, -1)))
