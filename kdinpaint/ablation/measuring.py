@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -139,6 +139,8 @@ def mechanism(
         next deeper level of the student.
     """
     features, stats = _observe(model, pairs)
+    depth, edges = hole_depth(pairs.mask).tolist(), [pairs.mask.shape[-1] // 16, pairs.mask.shape[-1] // 8]
+    pairs = replace(pairs, mask=model.prepare(pairs.image, pairs.mask)[1])  # which covers what the features cover
     found: dict[str, Any] = {
         "mask_probe_auc": [_by_ratio(pairs, _probe, feature) for feature in features],
         "adaptive": {
@@ -153,7 +155,6 @@ def mechanism(
         return found
     encode = cast("Callable[[Tensor], list[Tensor]]", teacher.encode)
     targets = [torch.cat(level) for level in zip(*(encode(image) for image, _, _ in pairs.batches()), strict=True)]
-    depth, edges = hole_depth(pairs.mask).tolist(), [pairs.mask.shape[-1] // 16, pairs.mask.shape[-1] // 8]
     groups = [[i for i, d in enumerate(depth) if low < d <= high] for low, high in pairwise([0, *edges, math.inf])]
     found["depth"] = {"edges": edges, "pairs": [len(group) for group in groups]}
     if all(f.shape == t.shape for f, t in zip(features, targets, strict=True)):

@@ -5,6 +5,7 @@ import torch
 
 from kdinpaint.ablation.measuring import EvaluationPairs, hole_depth, mechanism
 from kdinpaint.models import AutoEncoder, InpaintingNet
+from kdinpaint.models.padding import pad_to_multiple
 from kdinpaint.training import DistillConfig, LossConfig, StudentObjective
 
 
@@ -60,3 +61,17 @@ def test_importance_by_ratio_is_that_of_these_pairs(found: dict) -> None:
                 assert level[key]["bins"][0] == pytest.approx(part[key]["all"], abs=1e-4)
     cross = found["importance"]["cross"][0]["correlation"]
     assert cross["bins"][0] != pytest.approx(cross["all"], abs=1e-4), "bins differ from the whole"
+
+
+def test_images_that_the_network_pads_are_measured_on_the_cells_that_it_fills(found: dict) -> None:
+    small = found["slices"].take([1, 3, 5])
+    image, mask = small.image[..., :30, :30], small.mask[..., :30, :30]
+    padded = [pad_to_multiple(x, 4) for x in (image, mask)]
+    both = [
+        mechanism(found["net"], found["teacher"], found["stage"], EvaluationPairs(*images, small.ratio))
+        for images in ((image, mask), padded)
+    ]
+    for level, same in zip(both[0]["hole_gap"], both[1]["hole_gap"], strict=True):
+        assert level["all"] == pytest.approx(same["all"], rel=1e-4)
+    for level, same in zip(both[0]["importance"]["cross"], both[1]["importance"]["cross"], strict=True):
+        assert level["distance"] == pytest.approx(same["distance"], rel=1e-4)
