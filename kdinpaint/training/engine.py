@@ -270,19 +270,18 @@ class Stage:
 
         What the main process draws is the run's; the others draw something else for their samples.
         """
-        if self.accelerator.is_main_process:
-
-            def begin_step() -> None:
-                if self._random is not None:
-                    # Making the loader has drawn a number; the step must draw what it would have drawn.
-                    restore_random_state(self._random)
-                self._random = None
-
-            yield begin_step
-            return
         seed, rank = torch.initial_seed(), self.accelerator.process_index
-        with torch.random.fork_rng():
-            yield lambda: cast(None, torch.manual_seed(hash((seed, self.step, rank)) % 2**63))
+
+        def begin_step() -> None:
+            if not self.accelerator.is_main_process:
+                torch.manual_seed(hash((seed, self.step, rank)) % 2**63)
+            elif self._random is not None:
+                # Making the loader has drawn a number; the step must draw what it would have drawn.
+                restore_random_state(self._random)
+            self._random = None
+
+        with contextlib.nullcontext() if self.accelerator.is_main_process else torch.random.fork_rng():
+            yield begin_step
 
     def _stops(self, stop: StopRequest, *, at_report: bool) -> bool:
         """Whether to stop now; processes do so together, when they talk to each other anyway."""

@@ -90,6 +90,7 @@ def _check(config: TrainConfig) -> None:
     if config.model in RECIPES:
         OptimConfig(batch=_recipe(config).batch).check_batch(processes)
         return
+    teacher_name(config.model)
     with torch.device("meta"):
         student, teacher = _student(config), _fresh_teacher(config)
         distilled = teacher if config.student.distill.active else None
