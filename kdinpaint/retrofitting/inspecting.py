@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
-from torch._dynamo import OptimizedModule
 
 from kdinpaint._core.errors import ConfigError
 from kdinpaint.retrofitting.layouts import Layout, Size, guess_layout
@@ -100,7 +99,7 @@ def inspect(
     sizes = [(t.shape[-2], t.shape[-1]) for t in images]
     image = max(sizes, key=lambda size: size[0] * size[1])
     # Of a compiled network, names are those of the network inside: that is what a plan is for.
-    inner = model._orig_mod if isinstance(model, OptimizedModule) else model
+    inner: Any = model._orig_mod if type(model).__name__ == "OptimizedModule" else model
     modules = {name: module for name, module in inner.named_modules() if name}
     calls = dry_run(model, args, kwargs, modules)
     runs = [run for call in calls if (run := _run(call, modules[call.name], image)) is not None]
