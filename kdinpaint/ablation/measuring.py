@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kdinpaint._core.modes import evaluating
 from kdinpaint.data import PairManifest
 from kdinpaint.distill import CrossDistillLoss, SelfDistillLoss, effective_channels, importance_correlation
 from kdinpaint.layers import AdaptiveConv2d
@@ -84,17 +85,13 @@ class EvaluationPairs:
 @torch.inference_mode()
 def quick_score(model: nn.Module, pairs: EvaluationPairs) -> dict[str, float]:
     """Mean PSNR and hole PSNR as `score` has them, without SSIM, which takes longer than all the rest."""
-    training = model.training
-    model.eval()
     found: dict[str, list[Tensor]] = {"psnr": [], "hole_psnr": []}
-    try:
+    with evaluating(model):
         for image, mask, _ in pairs.batches():
             filled = composite(model(image, mask).float(), image, mask)
             filled, truth = (round_to_uint8(x).float() / 255 for x in (filled, image))
             found["psnr"].append(psnr(filled, truth))
             found["hole_psnr"].append(hole_psnr(filled, truth, mask))
-    finally:
-        model.train(training)
     return {name: float(torch.cat(values).mean()) for name, values in found.items()}
 
 
@@ -106,14 +103,10 @@ def score(model: InpaintingNet, pairs: EvaluationPairs) -> RatioTable:
         model: On the device of the pairs; it runs in eval mode and is put back.
         pairs: What to measure on.
     """
-    training = model.training
-    model.eval()
     table = RatioTable()
-    try:
+    with evaluating(model):
         for image, mask, ratio in pairs.batches():
             table.add(ratio, measure(model(image, mask).float(), image, mask))
-    finally:
-        model.train(training)
     return table
 
 

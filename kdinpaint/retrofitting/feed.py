@@ -53,12 +53,10 @@ class MaskFeed:
         names: First name of each module that begins or ends a stage, by all its names.
     """
 
-    def __init__(
-        self, source: MaskSource, levels: Sequence[Level] = (), names: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, source: MaskSource, levels: Sequence[Level], names: Mapping[str, str]) -> None:
         self.source = source
         self.levels = tuple(levels)
-        self.names = dict(names or {})
+        self.names = dict(names)
         self.enabled = True
         self.frozen: list[tuple[nn.Module, str]] = []  # names of parameters: loading may replace these
         self._stack = _Stack()

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
+from kdinpaint._core.modes import evaluating
 from kdinpaint._core.processes import gathered_in_turn, process_count, process_rank
 from kdinpaint.data import ManifestPairs, Pair
 from kdinpaint.metrics import RatioTable, measure
@@ -36,16 +37,11 @@ def predict_pairs(
         The batch (image, mask, ratio, name) on the CPU and the raw prediction (B, C, H, W) on the CPU.
     """
     parameter = next(model.parameters())
-    training = model.training
-    model.eval()
-    try:
-        for item in tqdm(
-            DataLoader(pairs, batch_size=batch), desc=label, disable=label is None, unit="batch", leave=False
-        ):
+    loader = DataLoader(pairs, batch_size=batch)
+    with evaluating(model):
+        for item in tqdm(loader, desc=label, disable=label is None, unit="batch", leave=False):
             image = item["image"].to(parameter.device, parameter.dtype)
             yield item, model(image, item["mask"].to(image)).float().cpu()
-    finally:
-        model.train(training)
 
 
 def evaluate_model(
